@@ -1,0 +1,30 @@
+# Build options and the compile flags every target shares.
+option(WHALEPOD_BUILD_TESTS "Build unit and integration tests" ON)
+option(WHALEPOD_BUILD_BENCH "Build benchmarks (Google Benchmark, oneDNN as referee)" OFF)
+option(WHALEPOD_BUILD_FUZZ "Build libFuzzer targets (clang)" OFF)
+option(WHALEPOD_WERROR "Treat warnings as errors" ON)
+set(WHALEPOD_SANITIZE "" CACHE STRING "Sanitizers: empty, 'address,undefined' or 'thread'")
+
+add_library(whalepod_flags INTERFACE)
+target_include_directories(whalepod_flags INTERFACE ${CMAKE_SOURCE_DIR})
+# -ffp-contract=off: the compiler may never fuse a multiply and an add on its own, see
+# docs/numbers.md. Fused operations are written as such.
+target_compile_options(whalepod_flags INTERFACE -Wall -Wextra -Wno-unused-parameter
+                       -Wno-missing-field-initializers -ffp-contract=off -fno-math-errno)
+if(CMAKE_CXX_COMPILER_ID STREQUAL GNU)
+  # GCC 12 reports false overlaps inside std::string (GCC bug 105329).
+  target_compile_options(whalepod_flags INTERFACE -Wno-restrict)
+endif()
+if(WHALEPOD_WERROR)
+  target_compile_options(whalepod_flags INTERFACE -Werror)
+endif()
+if(WHALEPOD_SANITIZE)
+  target_compile_options(whalepod_flags INTERFACE -fsanitize=${WHALEPOD_SANITIZE}
+                         -fno-omit-frame-pointer -g)
+  target_link_options(whalepod_flags INTERFACE -fsanitize=${WHALEPOD_SANITIZE})
+endif()
+
+find_program(WHALEPOD_CCACHE ccache)
+if(WHALEPOD_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${WHALEPOD_CCACHE})
+endif()
