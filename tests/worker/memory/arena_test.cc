@@ -1,0 +1,74 @@
+#include "worker/memory/arena.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include "base/units.h"
+
+namespace whalepod {
+namespace {
+
+using ::testing::HasSubstr;
+
+TEST(ArenaTest, SmapsShowsEachItemWithItsBytes) {
+  const int64_t page = sysconf(_SC_PAGESIZE);
+  absl::StatusOr<Arena> weights = Arena::Create("test-weights", 3 * page, {});
+  absl::StatusOr<Arena> kv = Arena::Create("test-kv", 5 * page - 7, {.prefault = true});
+  ASSERT_TRUE(weights.ok()) << weights.status();
+  ASSERT_TRUE(kv.ok()) << kv.status();
+  EXPECT_EQ(weights->bytes(), 3 * page);
+  EXPECT_EQ(kv->bytes(), 5 * page - 7);
+
+  absl::StatusOr<ArenaUsages> usages = ReadArenaUsages();
+  ASSERT_TRUE(usages.ok()) << usages.status();
+  EXPECT_EQ((*usages)["test-weights"].mapped, 3 * page);
+  EXPECT_EQ((*usages)["test-weights"].resident, 0);
+  EXPECT_EQ((*usages)["test-kv"].mapped, 5 * page);
+  EXPECT_EQ((*usages)["test-kv"].resident, 5 * page);
+}
+
+TEST(ArenaTest, StartsZeroedAndIsGoneWithItsOwner) {
+  {
+    absl::StatusOr<Arena> arena = Arena::Create("test-gone", 100'000, {.prefault = true});
+    ASSERT_TRUE(arena.ok()) << arena.status();
+    for (int64_t i = 0; i < arena->bytes(); ++i) ASSERT_EQ(arena->data()[i], std::byte{0});
+    arena->data()[99'999] = std::byte{1};
+    Arena moved = std::move(*arena);
+    EXPECT_EQ(arena->data(), nullptr);
+    EXPECT_EQ(moved.data()[99'999], std::byte{1});
+  }
+  EXPECT_EQ(ReadArenaUsages()->count("test-gone"), 0u);
+}
+
+TEST(ArenaTest, EmptyItemMapsNothing) {
+  absl::StatusOr<Arena> arena = Arena::Create("test-empty", 0, {.prefault = true});
+  ASSERT_TRUE(arena.ok()) << arena.status();
+  EXPECT_EQ(arena->data(), nullptr);
+  EXPECT_EQ(ReadArenaUsages()->count("test-empty"), 0u);
+}
+
+TEST(ArenaTest, TooLargeIsRefusedWithBothSizes) {
+  absl::StatusOr<Arena> arena = Arena::Create("kv", int64_t{1} << 50, {.prefault = true});
+  ASSERT_EQ(arena.status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(arena.status().message()), HasSubstr("\"kv\" needs"));
+  EXPECT_THAT(std::string(arena.status().message()), HasSubstr("1125899906842624"));
+  EXPECT_THAT(std::string(arena.status().message()), HasSubstr("available"));
+  EXPECT_EQ(Arena::Create("kv", -1, {}).status().code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST(ArenaTest, MappingsOfOneNameAreSummedAndOthersIgnored) {
+  const ArenaUsages usages = ParseArenaUsages(
+      "7f0000000000-7f0000001000 rw-s 00000000 00:01 17    /memfd:whalepod-kv (deleted)\n"
+      "Size:                  4 kB\nRss:                   0 kB\nVmFlags: rd wr\n"
+      "7f0000002000-7f0000004000 rw-p 00000000 00:00 0    [heap]\n"
+      "Size:                  8 kB\nRss:                   8 kB\n"
+      "7f0000005000-7f0000007000 rw-s 00000000 00:01 18    /memfd:whalepod-kv (deleted)\n"
+      "Size:                  8 kB\nRss:                   4 kB\n");
+  ASSERT_EQ(usages.size(), 1u);
+  EXPECT_EQ(usages.at("kv").mapped, 12 * kKiB);
+  EXPECT_EQ(usages.at("kv").resident, 4 * kKiB);
+}
+
+}  // namespace
+}  // namespace whalepod

@@ -1,0 +1,61 @@
+// Memory of one ledger item: one named mapping of exactly the planned bytes, so that
+// /proc/PID/smaps shows item by item what a plan says.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <string>
+
+#include "absl/status/statusor.h"
+
+namespace whalepod {
+
+// Every arena's mapping is named "memfd:whalepod-<item>".
+inline constexpr char kArenaPrefix[] = "whalepod-";
+
+// Owns its mapping; movable. Memory starts zeroed and ends with the process: nothing is left in
+// /dev/shm.
+class Arena {
+ public:
+  struct Options {
+    // Touch every page now, so that a step never waits for one and too little memory shows here.
+    bool prefault = false;
+  };
+
+  Arena() = default;
+  // Maps `bytes` for the ledger item `item`. RESOURCE_EXHAUSTED states what was asked for and what
+  // the machine has left. Zero bytes map nothing.
+  static absl::StatusOr<Arena> Create(const std::string& item, int64_t bytes,
+                                      const Options& options);
+  Arena(Arena&& other) noexcept;
+  Arena& operator=(Arena&& other) noexcept;
+  ~Arena();
+
+  // Aligned to a page; null for zero bytes.
+  std::byte* data() const { return data_; }
+  int64_t bytes() const { return bytes_; }
+
+ private:
+  std::byte* data_ = nullptr;
+  int64_t bytes_ = 0;
+};
+
+// Bytes of the mappings of one item, as the kernel counts them: whole pages.
+struct ArenaUsage {
+  int64_t mapped = 0;
+  int64_t resident = 0;
+};
+
+// By item name, summed over the mappings that carry it.
+using ArenaUsages = std::map<std::string, ArenaUsage>;
+
+// What this process has mapped, from /proc/self/smaps.
+absl::StatusOr<ArenaUsages> ReadArenaUsages();
+// The same from the text of an smaps file.
+ArenaUsages ParseArenaUsages(const std::string& smaps);
+
+// MemAvailable of /proc/meminfo; -1 where it can't be read.
+int64_t AvailableMemory();
+
+}  // namespace whalepod
