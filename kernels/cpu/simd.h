@@ -1,0 +1,56 @@
+// Sixteen F32 (or I32) lanes, the one vector type all CPU ops are written in. One implementation
+// per instruction path; every function does the same IEEE operation per lane on all of them, so
+// that an op written once gives the same bits everywhere (NaN payloads excepted). Include from
+// kernels/cpu/<op>.cc only: WHALEPOD_ISA picks the path and the namespace.
+//
+// For each path:
+//   struct F32x16, I32x16, M16 (a mask)
+//   Zero() Set(x) SetI(x) Iota()                         all lanes 0 / x / x / the lane's index
+//   Load(const float*) Load(const BF16*)                 16 elements, unaligned; exact
+//   LoadF16(const uint16_t*) LoadE4M3(const uint8_t*)
+//   LoadI(const int32_t*) StoreI(int32_t*, v)
+//   Store(float*, v) Store(BF16*, v)                     BF16: rounds to nearest even
+//   LoadPartial(p, n) StorePartial(p, v, n)              the first n (0..16); other lanes read as 0
+//   + - * /  Fma(a, b, c) = a * b + c, one rounding      Neg Abs Sqrt
+//   Max(a, b) = a > b ? a : b   Min(a, b) = a < b ? a : b     (b if either is NaN)
+//   a < b, Lt Le Gt Ge Eq -> M16 (false on NaN), IsNan(a); EqI GtI
+//   Select(m, a, b) = m ? a : b; SelectI; And Or Not of M16; Any(m), Bits(m) (lane i is bit i)
+//   integers: + - & | ^ MulLo ShiftLeft<n> ShiftRight<n> (logical) ShiftRightArith<n>
+//   MulWide(a, b, &hi, &lo): unsigned 32 x 32 -> 64
+//   AsInt(f) AsFloat(i) (same bits); ToFloat(i) (nearest even); RoundToInt(f) (nearest even)
+//   ReduceTree(v): the 16 lanes added in TreeSum's order (kernels/tree.h): neighbours first
+//   ExpandPair<DType>(p, even, odd): 32 outputs x 2 inputs of a packed panel (kernels/packing.h) to
+//   F32: even[0], even[1] are the first input's 32 weights, odd the second's.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/dtype.h"
+
+#define WHALEPOD_INLINE static inline __attribute__((always_inline))
+
+#if defined(WHALEPOD_ISA_AVX512)
+#include "kernels/cpu/simd_avx512.h"  // IWYU pragma: export
+#elif defined(WHALEPOD_ISA_AVX2)
+#include "kernels/cpu/simd_avx2.h"  // IWYU pragma: export
+#elif defined(WHALEPOD_ISA_PORTABLE)
+#include "kernels/cpu/simd_portable.h"  // IWYU pragma: export
+#else
+#error "include kernels/cpu/simd.h only from files compiled with WHALEPOD_ISA"
+#endif
+
+namespace whalepod::cpu::WHALEPOD_ISA {
+
+WHALEPOD_INLINE F32x16& operator+=(F32x16& a, F32x16 b) { return a = a + b; }
+WHALEPOD_INLINE F32x16& operator*=(F32x16& a, F32x16 b) { return a = a * b; }
+
+// One fused multiply-add, for scalars.
+WHALEPOD_INLINE float FmaScalar(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+
+// One element of a buffer of activations.
+WHALEPOD_INLINE float LoadScalar(const float* p) { return *p; }
+WHALEPOD_INLINE float LoadScalar(const BF16* p) {
+  return __builtin_bit_cast(float, static_cast<uint32_t>(p->bits) << 16);
+}
+
+}  // namespace whalepod::cpu::WHALEPOD_ISA
