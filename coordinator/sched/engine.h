@@ -1,0 +1,120 @@
+// The engine loop: one thread that asks the scheduler for steps, hands them to the ranks and gives
+// what comes back to the clients' sinks. Keeps two steps in flight while there is work; without
+// work it runs an empty step each second, so that a ready deployment is one whose ranks step.
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <unordered_map>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "base/clock.h"
+#include "coordinator/sched/scheduler.h"
+#include "whalepod/v1/inference.pb.h"
+#include "whalepod/v1/step.pb.h"
+
+namespace whalepod {
+
+// What all ranks answered to one step.
+struct StepOutcome {
+  uint64_t step = 0;
+  std::vector<std::vector<v1::SampledToken>> group_tokens;  // per DP group
+};
+
+// Where steps go; the fleet. Send must not block and must not call back into the engine.
+class StepSender {
+ public:
+  virtual ~StepSender() = default;
+  virtual void SendStep(v1::StepPlan step) = 0;
+};
+
+// Where one request's events go. Called from the engine's thread only, in order, never after
+// OnFinished or OnError; a call may still be on its way when Cancel returns. Must not block.
+class RequestSink {
+ public:
+  virtual ~RequestSink() = default;
+  virtual void OnToken(const v1::SampledToken& token) = 0;
+  virtual void OnFinished(v1::FinishReason reason) = 0;
+  virtual void OnError(const absl::Status& status) = 0;
+};
+
+class Engine {
+ public:
+  struct Options {
+    StepSender* sender = nullptr;  // not owned, outlives the engine
+    std::chrono::milliseconds idle_step{1000};
+    int steps_ahead = 2;
+  };
+  Engine(Options options, std::unique_ptr<Scheduler> scheduler);
+  // Stops the thread; requests still there get no further event.
+  ~Engine();
+
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+
+  void Start();
+
+  // Queues a request; its events go to `sink`. INVALID_ARGUMENT and RESOURCE_EXHAUSTED as
+  // Scheduler::Submit says; UNAVAILABLE while draining; the deployment's error once it has failed.
+  absl::StatusOr<uint64_t> Submit(SchedulerRequest request, std::shared_ptr<RequestSink> sink);
+  // Forgets a request; no-op if it has ended.
+  void Cancel(uint64_t sequence);
+
+  // From the fleet; may be called with its lock held.
+  void OnStepDone(StepOutcome outcome);
+  // The deployment is over: every request ends with `status`, new ones too. First call wins.
+  void Fail(absl::Status status);
+
+  // Takes no new requests; those there go on.
+  void Drain();
+  // Waits until no request is left and no step is in flight, or the engine has failed; false when
+  // `timeout` passes first.
+  bool WaitDrained(std::chrono::milliseconds timeout);
+  // Ends every request with `status` and goes on without them.
+  void EndRequests(const absl::Status& status);
+
+  int64_t MaxSequenceTokens() const { return max_sequence_tokens_; }
+  SchedulerStats Stats() const;
+  absl::Status Audit() const;
+  // Not OK once the ranks answered what they could not have: the caller must end the epoch.
+  absl::Status Health() const;
+  // Called once from the engine's thread when Health() turns bad by what the ranks sent.
+  void SetOnBroken(std::function<void(const absl::Status&)> callback);
+
+ private:
+  struct Delivery {
+    std::shared_ptr<RequestSink> sink;
+    SequenceEvent event;
+  };
+
+  void Loop();
+  bool CanStepLocked(bool idle_due) const;
+  void CommitLocked(StepOutcome outcome, std::vector<Delivery>* deliveries);
+  void FailLocked(absl::Status status);
+  static void Deliver(const Delivery& delivery);
+
+  const Options options_;
+  int64_t max_sequence_tokens_;
+  mutable std::mutex mu_;
+  std::condition_variable wake_;
+  std::condition_variable drained_;
+  std::unique_ptr<Scheduler> scheduler_;
+  std::unordered_map<uint64_t, std::shared_ptr<RequestSink>> sinks_;
+  std::vector<Delivery> undelivered_;  // errors to hand out from the engine's thread
+  std::deque<StepOutcome> outcomes_;
+  absl::Status health_;
+  std::function<void(const absl::Status&)> on_broken_;
+  bool draining_ = false;
+  bool delivering_ = false;  // the thread is calling sinks
+  bool stopping_ = false;
+  std::thread thread_;
+};
+
+}  // namespace whalepod

@@ -1,0 +1,226 @@
+#include "coordinator/sched/engine.h"
+
+#include <future>
+#include <map>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/coordinator/sched/model_worker.h"
+
+namespace whalepod {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr std::chrono::seconds kLong(20);
+
+// Runs each step on a thread of its own and answers the engine, as ranks would.
+class LoopbackRanks : public StepSender {
+ public:
+  explicit LoopbackRanks(ModelWorker::Config config)
+      : worker_(std::move(config)), thread_([this] { Run(); }) {}
+  ~LoopbackRanks() override {
+    {
+      std::lock_guard lock(mu_);
+      stopping_ = true;
+    }
+    wake_.notify_all();
+    thread_.join();
+  }
+  void SendStep(v1::StepPlan step) override {
+    std::lock_guard lock(mu_);
+    queue_.push_back(std::move(step));
+    most_queued_ = std::max(most_queued_, queue_.size());
+    ++steps_;
+    wake_.notify_all();
+  }
+  void Hold(bool hold) {
+    std::lock_guard lock(mu_);
+    hold_ = hold;
+    wake_.notify_all();
+  }
+  bool WaitSteps(uint64_t steps) {
+    std::unique_lock lock(mu_);
+    return wake_.wait_for(lock, kLong, [&] { return steps_ >= steps; });
+  }
+
+  Engine* engine = nullptr;
+  bool lose_token = false;
+  size_t most_queued() {
+    std::lock_guard lock(mu_);
+    return most_queued_;
+  }
+  ModelWorker& worker() { return worker_; }
+
+ private:
+  void Run() {
+    std::unique_lock lock(mu_);
+    while (true) {
+      wake_.wait(lock, [this] { return stopping_ || (!hold_ && !queue_.empty()); });
+      if (stopping_) return;
+      const v1::StepPlan step = queue_.front();
+      lock.unlock();
+      auto tokens = worker_.Run(step);
+      EXPECT_TRUE(tokens.ok()) << tokens.status();
+      if (lose_token && !(*tokens)[0].empty()) (*tokens)[0].pop_back();
+      lock.lock();
+      queue_.pop_front();
+      lock.unlock();
+      engine->OnStepDone({step.step(), *std::move(tokens)});
+      lock.lock();
+    }
+  }
+  ModelWorker worker_;
+  std::mutex mu_;
+  std::condition_variable wake_;
+  std::deque<v1::StepPlan> queue_;
+  size_t most_queued_ = 0;
+  uint64_t steps_ = 0;
+  bool hold_ = false;
+  bool stopping_ = false;
+  std::thread thread_;
+};
+
+class RecordingSink : public RequestSink {
+ public:
+  void OnToken(const v1::SampledToken& token) override {
+    tokens.push_back(token.token_id());
+    if (tokens.size() == 1) first.set_value();
+  }
+  void OnFinished(v1::FinishReason r) override {
+    reason = r;
+    done.set_value();
+  }
+  void OnError(const absl::Status& status) override {
+    error = status;
+    done.set_value();
+  }
+  bool Wait() { return done.get_future().wait_for(kLong) == std::future_status::ready; }
+
+  std::vector<uint32_t> tokens;
+  v1::FinishReason reason = v1::FINISH_REASON_UNSPECIFIED;
+  absl::Status error;
+  std::promise<void> first, done;
+};
+
+class EngineTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    config_.group_blocks = {64, 64};
+    config_.block_tokens = 4;
+    config_.max_num_seqs = 8;
+    config_.max_num_batched_tokens = 64;
+    config_.max_model_len = 100;
+    config_.min_chunk = 16;
+    config_.eos_token_ids = {7};
+    ModelWorker::Config worker;
+    worker.group_blocks = config_.group_blocks;
+    worker.block_tokens = 4;
+    worker.max_num_seqs = 8;
+    worker.max_num_batched_tokens = 64;
+    ranks_ = std::make_unique<LoopbackRanks>(worker);
+    Engine::Options options;
+    options.sender = ranks_.get();
+    options.idle_step = std::chrono::milliseconds(20);
+    engine_ = std::make_unique<Engine>(options, Scheduler::Create(config_).value());
+    ranks_->engine = engine_.get();
+    engine_->Start();
+  }
+  void TearDown() override {
+    ranks_.reset();
+    engine_.reset();
+  }
+  static SchedulerRequest MakeRequest(uint32_t salt, uint32_t prompt_len, uint32_t max_tokens) {
+    SchedulerRequest request;
+    for (uint32_t i = 0; i < prompt_len; ++i) request.prompt.push_back(salt + i);
+    request.sampling.set_seed(salt);
+    request.sampling.set_max_tokens(max_tokens);
+    request.sampling.set_ignore_eos(true);
+    return request;
+  }
+
+  SchedulerConfig config_;
+  std::unique_ptr<LoopbackRanks> ranks_;
+  std::unique_ptr<Engine> engine_;
+};
+
+TEST_F(EngineTest, ManyRequestsShareTheBatch) {
+  std::vector<std::shared_ptr<RecordingSink>> sinks;
+  for (uint32_t i = 0; i < 40; ++i) {
+    sinks.push_back(std::make_shared<RecordingSink>());
+    ASSERT_TRUE(engine_->Submit(MakeRequest(i, 1 + i % 30, 1 + i % 13), sinks.back()).ok());
+  }
+  for (uint32_t i = 0; i < 40; ++i) {
+    ASSERT_TRUE(sinks[i]->Wait());
+    const SchedulerRequest request = MakeRequest(i, 1 + i % 30, 1 + i % 13);
+    ASSERT_EQ(sinks[i]->tokens.size(), request.sampling.max_tokens());
+    for (uint32_t t = 0; t < sinks[i]->tokens.size(); ++t) {
+      EXPECT_EQ(sinks[i]->tokens[t], ModelWorker::TokenAt(request.prompt, i, t, 1000));
+    }
+    EXPECT_EQ(sinks[i]->reason, v1::FINISH_REASON_LENGTH);
+  }
+  engine_->Drain();
+  EXPECT_TRUE(engine_->WaitDrained(kLong));
+  EXPECT_EQ(ranks_->most_queued(), 2u);
+  EXPECT_TRUE(engine_->Audit().ok());
+  EXPECT_EQ(engine_->Stats().blocks_owned, 0u);
+  EXPECT_EQ(engine_->Submit(MakeRequest(1, 1, 1), sinks[0]).status().code(),
+            absl::StatusCode::kUnavailable);
+}
+
+TEST_F(EngineTest, IdleDeploymentSteps) { EXPECT_TRUE(ranks_->WaitSteps(3)); }
+
+TEST_F(EngineTest, CancelFreesEverything) {
+  auto sink = std::make_shared<RecordingSink>();
+  const uint64_t id = engine_->Submit(MakeRequest(3, 4, 90), sink).value();
+  ASSERT_EQ(sink->first.get_future().wait_for(kLong), std::future_status::ready);
+  engine_->Cancel(id);
+  engine_->Drain();
+  EXPECT_TRUE(engine_->WaitDrained(kLong));
+  EXPECT_EQ(engine_->Stats().blocks_owned + engine_->Stats().blocks_promised, 0u);
+  EXPECT_EQ(engine_->Stats().cancelled, 1u);
+}
+
+TEST_F(EngineTest, FailureEndsEveryRequestByName) {
+  ranks_->Hold(true);
+  auto running = std::make_shared<RecordingSink>();
+  ASSERT_TRUE(engine_->Submit(MakeRequest(3, 4, 90), running).ok());
+  engine_->Fail(absl::UnavailableError("rank 3 is lost"));
+  ASSERT_TRUE(running->Wait());
+  EXPECT_THAT(running->error.message(), HasSubstr("rank 3"));
+  EXPECT_EQ(engine_->Submit(MakeRequest(1, 1, 1), running).status().message(), "rank 3 is lost");
+  EXPECT_TRUE(engine_->WaitDrained(kLong));
+}
+
+TEST_F(EngineTest, WrongResultsBreakTheEpoch) {
+  std::promise<absl::Status> broken;
+  engine_->SetOnBroken([&](const absl::Status& status) { broken.set_value(status); });
+  ranks_->Hold(true);
+  ranks_->lose_token = true;
+  auto sink = std::make_shared<RecordingSink>();
+  ASSERT_TRUE(engine_->Submit(MakeRequest(3, 4, 90), sink).ok());
+  ranks_->Hold(false);
+  auto future = broken.get_future();
+  ASSERT_EQ(future.wait_for(kLong), std::future_status::ready);
+  EXPECT_THAT(future.get().message(), HasSubstr("0 sampled tokens, expected 1"));
+  ASSERT_TRUE(sink->Wait());
+  EXPECT_EQ(sink->error.code(), absl::StatusCode::kInternal);
+}
+
+TEST_F(EngineTest, NanFailsItsRequestAndTheRestGoesOn) {
+  ranks_->Hold(true);
+  ranks_->worker().FailToken(MakeRequest(3, 4, 9).prompt, 2);
+  auto bad = std::make_shared<RecordingSink>();
+  auto good = std::make_shared<RecordingSink>();
+  ASSERT_TRUE(engine_->Submit(MakeRequest(3, 4, 9), bad).ok());
+  ASSERT_TRUE(engine_->Submit(MakeRequest(4, 4, 9), good).ok());
+  ranks_->Hold(false);
+  ASSERT_TRUE(bad->Wait());
+  ASSERT_TRUE(good->Wait());
+  EXPECT_EQ(bad->error.code(), absl::StatusCode::kDataLoss);
+  EXPECT_EQ(bad->tokens.size(), 2u);
+  EXPECT_EQ(good->tokens.size(), 9u);
+}
+
+}  // namespace
+}  // namespace whalepod

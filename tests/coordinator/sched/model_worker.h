@@ -1,0 +1,72 @@
+// A model of what ranks do with steps, for tests: it implements the step semantics of
+// docs/life-of-a-request.md for every DP group, refuses what a real executor refuses, and samples
+// tokens that depend on the prompt, the seed and the token's index alone.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <set>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "whalepod/v1/step.pb.h"
+
+namespace whalepod {
+
+class ModelWorker {
+ public:
+  struct Config {
+    std::vector<uint32_t> group_blocks;
+    uint32_t block_tokens = 64;
+    uint32_t max_num_seqs = 0;
+    uint32_t max_num_batched_tokens = 0;
+    uint32_t vocab_size = 1000;
+    uint64_t first_step = 1;
+  };
+  explicit ModelWorker(Config config) : config_(std::move(config)), next_step_(config_.first_step) {
+    groups_.resize(config_.group_blocks.size());
+  }
+
+  // Sampled tokens of each DP group in slot order; FAILED_PRECONDITION for a step that
+  // contradicts the state.
+  absl::StatusOr<std::vector<std::vector<v1::SampledToken>>> Run(const v1::StepPlan& plan);
+
+  // FNV-1a-64 over the live slots of a DP group.
+  uint64_t Digest(uint32_t group) const;
+
+  // The token that a sequence of this prompt and seed samples at `index`.
+  static uint32_t TokenAt(const std::vector<uint32_t>& prompt, uint64_t seed, uint32_t index,
+                          uint32_t vocab_size);
+
+  // Makes the sampling of this prompt's token `index` fail with an error (NaN logits).
+  void FailToken(std::vector<uint32_t> prompt, uint32_t index) {
+    failing_[std::move(prompt)] = index;
+  }
+
+  uint32_t live() const;
+  uint64_t rows() const { return rows_; }
+
+ private:
+  struct Live {
+    uint64_t sequence = 0;
+    std::vector<uint32_t> prompt;
+    uint32_t computed = 0;
+    std::vector<uint32_t> sampled;
+    std::vector<uint32_t> blocks;
+    v1::SamplingParams sampling;
+  };
+  using Group = std::map<uint32_t, Live>;  // by slot
+
+  absl::Status Apply(const v1::StepPlan& plan);
+  absl::Status Compute(uint32_t g, uint32_t slot, uint32_t tokens);
+
+  Config config_;
+  std::vector<Group> groups_;
+  std::set<uint64_t> seen_;
+  std::map<std::vector<uint32_t>, uint32_t> failing_;
+  uint64_t next_step_;
+  uint64_t rows_ = 0;
+};
+
+}  // namespace whalepod
