@@ -9,9 +9,7 @@
 #include <utility>
 
 #include "absl/strings/match.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
 #include "base/status.h"
 #include "base/unique_fd.h"
 #include "base/units.h"
@@ -93,36 +91,52 @@ Arena::~Arena() {
   if (data_ != nullptr) munmap(data_, bytes_);
 }
 
-ArenaUsages ParseArenaUsages(const std::string& smaps) {
-  static const std::string kMarker = absl::StrCat("/memfd:", kArenaPrefix);
-  ArenaUsages usages;
-  ArenaUsage* current = nullptr;
-  std::istringstream in(smaps);
-  for (std::string line; std::getline(in, line);) {
-    // A mapping's first line is "address-address perms ..."; the lines under it are "Field: value".
-    const size_t space = line.find(' ');
-    const bool header = space != std::string::npos && space > 0 && line[space - 1] != ':';
-    if (header) {
-      const size_t marker = line.find(kMarker);
-      current = nullptr;
-      if (marker == std::string::npos) continue;
-      const size_t begin = marker + kMarker.size();
-      current = &usages[line.substr(begin, line.find(' ', begin) - begin)];
-    } else if (current != nullptr && absl::StartsWith(line, "Size:")) {
-      current->mapped += KilobytesOf(line);
-    } else if (current != nullptr && absl::StartsWith(line, "Rss:")) {
-      current->resident += KilobytesOf(line);
-    }
-  }
-  return usages;
-}
-
-absl::StatusOr<ArenaUsages> ReadArenaUsages() {
+absl::StatusOr<ArenaUsage> Arena::Usage() const {
+  if (bytes_ == 0) return ArenaUsage{};
   std::ifstream in("/proc/self/smaps");
   std::stringstream text;
   text << in.rdbuf();
   if (!in) return absl::UnavailableError("/proc/self/smaps can't be read");
-  return ParseArenaUsages(text.str());
+  const uint64_t begin = reinterpret_cast<uint64_t>(data_);
+  ArenaUsage usage;
+  for (const ArenaMapping& mapping : ParseArenas(text.str())) {
+    if (mapping.begin < begin || mapping.begin >= begin + bytes_) continue;
+    usage.mapped += mapping.usage.mapped;
+    usage.resident += mapping.usage.resident;
+  }
+  if (usage.mapped == 0) {
+    return absl::NotFoundError(absl::StrCat("/proc/self/smaps has no arena at ", absl::Hex(begin)));
+  }
+  return usage;
+}
+
+std::vector<ArenaMapping> ParseArenas(const std::string& smaps) {
+  static const std::string kMarker = absl::StrCat("/memfd:", kArenaPrefix);
+  std::vector<ArenaMapping> mappings;
+  ArenaMapping* current = nullptr;
+  std::istringstream in(smaps);
+  for (std::string line; std::getline(in, line);) {
+    // A mapping's first line is "begin-end perms offset device inode path"; those under it are
+    // "Field: value".
+    const size_t space = line.find(' ');
+    const bool first = space != std::string::npos && space > 0 && line[space - 1] != ':';
+    if (first) {
+      const size_t marker = line.find(kMarker);
+      current = nullptr;
+      if (marker == std::string::npos) continue;
+      current = &mappings.emplace_back();
+      const size_t name = marker + kMarker.size();
+      current->item = line.substr(name, line.find(' ', name) - name);
+      std::istringstream range(line);
+      char dash = 0;
+      range >> std::hex >> current->begin >> dash >> current->end;
+    } else if (current != nullptr && absl::StartsWith(line, "Size:")) {
+      current->usage.mapped = KilobytesOf(line);
+    } else if (current != nullptr && absl::StartsWith(line, "Rss:")) {
+      current->usage.resident = KilobytesOf(line);
+    }
+  }
+  return mappings;
 }
 
 int64_t AvailableMemory() {

@@ -4,8 +4,8 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <map>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 
@@ -13,6 +13,12 @@ namespace whalepod {
 
 // Every arena's mapping is named "memfd:whalepod-<item>".
 inline constexpr char kArenaPrefix[] = "whalepod-";
+
+// What the kernel counts of one mapping: whole pages.
+struct ArenaUsage {
+  int64_t mapped = 0;
+  int64_t resident = 0;
+};
 
 // Owns its mapping; movable. Memory starts zeroed and ends with the process: nothing is left in
 // /dev/shm.
@@ -35,25 +41,23 @@ class Arena {
   // Aligned to a page; null for zero bytes.
   std::byte* data() const { return data_; }
   int64_t bytes() const { return bytes_; }
+  // As /proc/self/smaps has it; NOT_FOUND if it doesn't list the mapping.
+  absl::StatusOr<ArenaUsage> Usage() const;
 
  private:
   std::byte* data_ = nullptr;
   int64_t bytes_ = 0;
 };
 
-// Bytes of the mappings of one item, as the kernel counts them: whole pages.
-struct ArenaUsage {
-  int64_t mapped = 0;
-  int64_t resident = 0;
+// One arena's mapping in a process.
+struct ArenaMapping {
+  uint64_t begin = 0;
+  uint64_t end = 0;
+  std::string item;
+  ArenaUsage usage;
 };
-
-// By item name, summed over the mappings that carry it.
-using ArenaUsages = std::map<std::string, ArenaUsage>;
-
-// What this process has mapped, from /proc/self/smaps.
-absl::StatusOr<ArenaUsages> ReadArenaUsages();
-// The same from the text of an smaps file.
-ArenaUsages ParseArenaUsages(const std::string& smaps);
+// The arenas in the text of an smaps file.
+std::vector<ArenaMapping> ParseArenas(const std::string& smaps);
 
 // MemAvailable of /proc/meminfo; -1 where it can't be read.
 int64_t AvailableMemory();

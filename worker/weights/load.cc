@@ -45,6 +45,7 @@ int64_t RowsOfPiece(const Slice& slice) {
 std::vector<Piece> CutInPieces(const std::vector<Slice>& slices) {
   std::vector<Piece> pieces;
   for (const Slice& slice : slices) {
+    if (slice.Bytes() == 0) continue;
     const int64_t step = RowsOfPiece(slice);
     for (int64_t b = 0; b < slice.batch; ++b) {
       for (int64_t row = 0; row < slice.rows; row += step) {

@@ -14,7 +14,8 @@ namespace whalepod {
 // Packed matrices start on a cache line; slices may be padded up to one.
 inline constexpr int64_t kSliceAlignment = 64;
 
-// One slice: `batch` x `rows` x `cols` elements (row-major in the file) and where they go.
+// One slice: `batch` x `rows` x `cols` elements (row-major in the file) and where they go. It may
+// be empty: a rank without a share of the vocabulary still has its place in the forward.
 struct Slice {
   std::string name;  // of the tensor
   v1::TensorRole role = v1::TENSOR_ROLE_UNSPECIFIED;

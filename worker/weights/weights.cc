@@ -146,7 +146,7 @@ absl::StatusOr<WeightMap> WeightMap::Create(const v1::PlanPart& part, void* aren
         matrix.n = s.N();
         matrix.k = s.K();
         matrix.data = base + s.dest_offset + b * s.PackedEntryBytes();
-        if (s.dtype != DType::kF8E4M3) continue;
+        if (s.dtype != DType::kF8E4M3 || s.Bytes() == 0) continue;
         const auto grid = grids.find(key);
         if (grid == grids.end()) return Bad(s, "FP8 without scales");
         if (block_rows <= 0 || block_cols <= 0) {

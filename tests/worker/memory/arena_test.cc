@@ -4,12 +4,23 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <fstream>
+#include <sstream>
+
 #include "base/units.h"
 
 namespace whalepod {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::Not;
+
+std::string Smaps() {
+  std::ifstream in("/proc/self/smaps");
+  std::stringstream text;
+  text << in.rdbuf();
+  return text.str();
+}
 
 TEST(ArenaTest, SmapsShowsEachItemWithItsBytes) {
   const int64_t page = sysconf(_SC_PAGESIZE);
@@ -20,12 +31,14 @@ TEST(ArenaTest, SmapsShowsEachItemWithItsBytes) {
   EXPECT_EQ(weights->bytes(), 3 * page);
   EXPECT_EQ(kv->bytes(), 5 * page - 7);
 
-  absl::StatusOr<ArenaUsages> usages = ReadArenaUsages();
-  ASSERT_TRUE(usages.ok()) << usages.status();
-  EXPECT_EQ((*usages)["test-weights"].mapped, 3 * page);
-  EXPECT_EQ((*usages)["test-weights"].resident, 0);
-  EXPECT_EQ((*usages)["test-kv"].mapped, 5 * page);
-  EXPECT_EQ((*usages)["test-kv"].resident, 5 * page);
+  absl::StatusOr<ArenaUsage> usage = weights->Usage();
+  ASSERT_TRUE(usage.ok()) << usage.status();
+  EXPECT_EQ(usage->mapped, 3 * page);
+  EXPECT_EQ(usage->resident, 0);
+  usage = kv->Usage();
+  ASSERT_TRUE(usage.ok()) << usage.status();
+  EXPECT_EQ(usage->mapped, 5 * page);
+  EXPECT_EQ(usage->resident, 5 * page);
 }
 
 TEST(ArenaTest, StartsZeroedAndIsGoneWithItsOwner) {
@@ -35,17 +48,19 @@ TEST(ArenaTest, StartsZeroedAndIsGoneWithItsOwner) {
     for (int64_t i = 0; i < arena->bytes(); ++i) ASSERT_EQ(arena->data()[i], std::byte{0});
     arena->data()[99'999] = std::byte{1};
     Arena moved = std::move(*arena);
+    EXPECT_THAT(Smaps(), HasSubstr("/memfd:whalepod-test-gone"));
     EXPECT_EQ(arena->data(), nullptr);
     EXPECT_EQ(moved.data()[99'999], std::byte{1});
   }
-  EXPECT_EQ(ReadArenaUsages()->count("test-gone"), 0u);
+  EXPECT_THAT(Smaps(), Not(HasSubstr("whalepod-test-gone")));
 }
 
 TEST(ArenaTest, EmptyItemMapsNothing) {
   absl::StatusOr<Arena> arena = Arena::Create("test-empty", 0, {.prefault = true});
   ASSERT_TRUE(arena.ok()) << arena.status();
   EXPECT_EQ(arena->data(), nullptr);
-  EXPECT_EQ(ReadArenaUsages()->count("test-empty"), 0u);
+  EXPECT_EQ(arena->Usage()->mapped, 0);
+  EXPECT_THAT(Smaps(), Not(HasSubstr("whalepod-test-empty")));
 }
 
 TEST(ArenaTest, TooLargeIsRefusedWithBothSizes) {
@@ -57,17 +72,22 @@ TEST(ArenaTest, TooLargeIsRefusedWithBothSizes) {
   EXPECT_EQ(Arena::Create("kv", -1, {}).status().code(), absl::StatusCode::kInvalidArgument);
 }
 
-TEST(ArenaTest, MappingsOfOneNameAreSummedAndOthersIgnored) {
-  const ArenaUsages usages = ParseArenaUsages(
+TEST(ArenaTest, SmapsLinesOfOthersAreIgnored) {
+  const std::vector<ArenaMapping> arenas = ParseArenas(
       "7f0000000000-7f0000001000 rw-s 00000000 00:01 17    /memfd:whalepod-kv (deleted)\n"
       "Size:                  4 kB\nRss:                   0 kB\nVmFlags: rd wr\n"
       "7f0000002000-7f0000004000 rw-p 00000000 00:00 0    [heap]\n"
       "Size:                  8 kB\nRss:                   8 kB\n"
-      "7f0000005000-7f0000007000 rw-s 00000000 00:01 18    /memfd:whalepod-kv (deleted)\n"
+      "7f0000005000-7f0000007000 rw-s 00000000 00:01 18    /memfd:whalepod-weights (deleted)\n"
       "Size:                  8 kB\nRss:                   4 kB\n");
-  ASSERT_EQ(usages.size(), 1u);
-  EXPECT_EQ(usages.at("kv").mapped, 12 * kKiB);
-  EXPECT_EQ(usages.at("kv").resident, 4 * kKiB);
+  ASSERT_EQ(arenas.size(), 2u);
+  EXPECT_EQ(arenas[0].item, "kv");
+  EXPECT_EQ(arenas[0].begin, 0x7f0000000000u);
+  EXPECT_EQ(arenas[0].usage.mapped, 4 * kKiB);
+  EXPECT_EQ(arenas[1].item, "weights");
+  EXPECT_EQ(arenas[1].end, 0x7f0000007000u);
+  EXPECT_EQ(arenas[1].usage.mapped, 8 * kKiB);
+  EXPECT_EQ(arenas[1].usage.resident, 4 * kKiB);
 }
 
 }  // namespace
