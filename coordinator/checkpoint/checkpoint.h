@@ -31,8 +31,10 @@ struct Checkpoint {
   v1::ModelSpec model;  // eos/bos ids from generation_config where it has them
   GenerationDefaults defaults;
   std::vector<std::string> files;  // names within dir
+  // All that the files hold, those of `skipped` included.
   std::map<std::string, StoredTensor> tensors;
-  // Present in the files and not part of the main model (MTP layers).
+  // Present in the files and not part of the main model: MTP layers, rotary buffers, the head of a
+  // tied model. Ascending.
   std::vector<std::string> skipped;
   bool has_tokenizer = false;
 

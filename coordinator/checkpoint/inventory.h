@@ -1,11 +1,12 @@
-// The tensors an R1-architecture model is made of: names, shapes and roles, from its ModelSpec alone.
-// The one list that checkpoint validation, presets and the planner share.
+// The tensors an R1-architecture model is made of: names, shapes and roles, from its ModelSpec
+// alone. The one list that checkpoint validation, presets and the planner share.
 #pragma once
 
 #include <cstdint>
 #include <string>
 #include <vector>
 
+#include "absl/strings/string_view.h"
 #include "whalepod/v1/plan.pb.h"
 
 namespace whalepod {
@@ -28,6 +29,12 @@ struct InventoryTensor {
 // fp8_block_rows > 0 each quantisable weight is followed by its scales, named
 // "<weight name>_scale_inv". A tied head has no lm_head entry.
 std::vector<InventoryTensor> Inventory(const v1::ModelSpec& model);
+
+// Layers from first_k_dense_replace on whose index moe_layer_freq divides, if there are experts.
+bool IsMoeLayer(const v1::ModelSpec& model, int64_t layer);
+
+// The L of "model.layers.L.<...>"; -1 for any other name.
+int64_t LayerOfTensor(absl::string_view name);
 
 // True for names of the multi-token-prediction layers (index >= num_hidden_layers), which are
 // listed as skipped.
