@@ -32,9 +32,8 @@ class Communicator {
   // all = the concatenation over ranks r of r's `mine`, in rank order. bytes[r] is the size rank r
   // sends; all.size() is their sum, mine.size() == bytes[rank()]. `mine` may alias its own place
   // in `all`.
-  virtual absl::Status AllGather(absl::Span<const std::byte> mine,
-                                 absl::Span<const int64_t> bytes, absl::Span<std::byte> all,
-                                 TimePoint deadline) = 0;
+  virtual absl::Status AllGather(absl::Span<const std::byte> mine, absl::Span<const int64_t> bytes,
+                                 absl::Span<std::byte> all, TimePoint deadline) = 0;
 
   // Sends send[p] to each rank p and fills recv[p] with what p sends here; recv[p].size() is the
   // size of what p sends. The own entry is copied. Buffers do not overlap.
