@@ -137,11 +137,4 @@ absl::StatusOr<std::unique_ptr<Backend>> CreateCpuBackend(const CpuOptions& opti
   return std::make_unique<CpuBackend>(path, options.threads);
 }
 
-#ifdef WHALEPOD_HAS_sample
-// Equal on all paths, so the one that every processor has will do.
-float LogSumExp(absl::Span<const float> segment_max, absl::Span<const float> segment_sum) {
-  return cpu::portable::LogSumExpOfSegments(segment_max.data(), segment_sum.data());
-}
-#endif
-
 }  // namespace whalepod

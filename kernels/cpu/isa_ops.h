@@ -32,8 +32,6 @@ namespace whalepod::cpu {
   int64_t AttentionExpandedScratch(int64_t max_context, int64_t max_tokens, int64_t nope, \
                                    int64_t v, DType type, int threads);                   \
   int64_t AttentionAbsorbedScratch(int64_t max_context, int threads);                     \
-  /* log sum exp over the kVocabSegments parts; in sample.cc. */                          \
-  float LogSumExpOfSegments(const float* segment_max, const float* segment_sum);          \
   /* The table of all of the above; in op_table.cc. */                                    \
   const OpTable& Ops();                                                                   \
   }
