@@ -15,6 +15,8 @@
 
 namespace whalepod {
 
+class ForwardObserver;  // worker/model/observer.h
+
 class Executor {
  public:
   // A piece of an arena; sizes are the ledger's.
@@ -30,6 +32,8 @@ class Executor {
     Memory activations;
     // In the order of part->part().groups(). Empty for a world of one.
     std::vector<Communicator*> communicators;
+    ForwardObserver* observer = nullptr;  // a tap for tests; may be null, not owned
+    const Clock* clock = Clock::Real();
   };
   // Binds weights and buffers; RESOURCE_EXHAUSTED if the activation arena is smaller than what
   // the forward needs (both numbers).
@@ -38,7 +42,11 @@ class Executor {
 
   // FAILED_PRECONDITION for a step that contradicts the state (unknown slot, block out of range,
   // a step number that is not the next): our coordinator is wrong, the epoch is over.
+  // After an error every later step returns that error.
   virtual absl::StatusOr<v1::StepResult> Run(const v1::StepPlan& step, TimePoint deadline) = 0;
+
+  // Bytes of the activation arena that the forward's buffers take: at most the plan's.
+  virtual int64_t activation_bytes() const = 0;
 };
 
 }  // namespace whalepod

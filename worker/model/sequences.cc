@@ -1,0 +1,242 @@
+#include "worker/model/sequences.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+#include "base/status.h"
+
+namespace whalepod {
+namespace {
+
+template <typename... Parts>
+absl::Status Disagree(const Parts&... parts) {
+  return absl::FailedPreconditionError(absl::StrCat(parts...));
+}
+
+class Fnv1a {
+ public:
+  template <typename T>
+  void Add(T value) {
+    for (size_t i = 0; i < sizeof(T); ++i) {
+      hash_ = (hash_ ^ static_cast<uint8_t>(value >> (8 * i))) * 0x100000001b3u;
+    }
+  }
+  uint64_t hash() const { return hash_; }
+
+ private:
+  uint64_t hash_ = 0xcbf29ce484222325u;
+};
+
+}  // namespace
+
+SequenceTable::SequenceTable(const Dims& dims, const LatentPool& pool)
+    : dims_(dims), pool_(pool), slots_(dims.max_seqs) {}
+
+absl::Status SequenceTable::CheckGroup(uint32_t slot, uint32_t dp_group, const char* what) const {
+  if (dp_group >= static_cast<uint32_t>(dims_.dp)) {
+    return Disagree(what, ": DP group ", dp_group, ", there are ", dims_.dp);
+  }
+  if (slot >= slots_.size()) {
+    return Disagree(what, ": slot ", slot, ", there are ", slots_.size());
+  }
+  return absl::OkStatus();
+}
+
+template <typename Entry>
+absl::StatusOr<SequenceTable::Sequence*> SequenceTable::Find(const Entry& entry, const char* what) {
+  RETURN_IF_ERROR(CheckGroup(entry.slot(), entry.dp_group(), what));
+  if (entry.dp_group() != static_cast<uint32_t>(dims_.at.dp)) return nullptr;
+  if (!slots_[entry.slot()]) return Disagree(what, ": slot ", entry.slot(), " is empty");
+  return &*slots_[entry.slot()];
+}
+
+absl::Status SequenceTable::Add(const v1::NewSequence& entry) {
+  RETURN_IF_ERROR(CheckGroup(entry.slot(), entry.dp_group(), "new sequence"));
+  if (entry.dp_group() != static_cast<uint32_t>(dims_.at.dp)) return absl::OkStatus();
+  std::optional<Sequence>& slot = slots_[entry.slot()];
+  if (slot) {
+    return Disagree("new sequence ", entry.sequence(), ": slot ", entry.slot(), " holds sequence ",
+                    slot->id);
+  }
+  if (entry.prompt_len() == 0 || entry.prompt_len() > static_cast<uint32_t>(entry.tokens_size()) ||
+      entry.tokens_size() > dims_.max_positions) {
+    return Disagree("new sequence ", entry.sequence(), ": ", entry.tokens_size(),
+                    " tokens with a prompt of ", entry.prompt_len(), ", limit ",
+                    dims_.max_positions);
+  }
+  for (uint32_t token : entry.tokens()) {
+    if (token >= dims_.vocab) {
+      return Disagree("new sequence ", entry.sequence(), ": token ", token,
+                      " is outside the vocabulary of ", dims_.vocab);
+    }
+  }
+  if (entry.sampling().logprobs() > HeadBlock::kMaxTop) {
+    return Disagree("new sequence ", entry.sequence(), ": ", entry.sampling().logprobs(),
+                    " logprobs, limit ", HeadBlock::kMaxTop);
+  }
+  slot.emplace();
+  slot->id = entry.sequence();
+  slot->tokens.assign(entry.tokens().begin(), entry.tokens().end());
+  slot->prompt_len = entry.prompt_len();
+  slot->sampling = entry.sampling();
+  return absl::OkStatus();
+}
+
+absl::Status SequenceTable::Apply(const v1::StepPlan& step) {
+  for (const v1::StoppedSequence& stopped : step.stopped()) {
+    ASSIGN_OR_RETURN(Sequence * sequence, Find(stopped, "stopped sequence"));
+    if (sequence != nullptr) slots_[stopped.slot()].reset();
+  }
+  for (const v1::NewSequence& entry : step.new_sequences()) RETURN_IF_ERROR(Add(entry));
+  for (const v1::GrantedBlocks& granted : step.granted()) {
+    ASSIGN_OR_RETURN(Sequence * sequence, Find(granted, "granted blocks"));
+    if (sequence == nullptr) continue;
+    for (uint32_t block : granted.blocks()) RETURN_IF_ERROR(sequence->blocks.Append(pool_, block));
+  }
+  return SetRows(step);
+}
+
+absl::Status SequenceTable::SetRows(const v1::StepPlan& step) {
+  for (std::optional<Sequence>& sequence : slots_) {
+    if (sequence) sequence->step_rows = sequence->decoding ? 1 : 0;
+  }
+  for (const v1::PrefillChunk& chunk : step.prefill()) {
+    ASSIGN_OR_RETURN(Sequence * sequence, Find(chunk, "prefill chunk"));
+    if (sequence == nullptr) continue;
+    if (chunk.tokens() == 0 || chunk.tokens() > sequence->pending() || sequence->decoding ||
+        sequence->step_rows > 0) {
+      return Disagree("prefill chunk of ", chunk.tokens(), " tokens in slot ", chunk.slot(),
+                      ": sequence ", sequence->id, " has computed ", sequence->computed, " of ",
+                      sequence->known(), sequence->decoding ? " and decodes" : "",
+                      sequence->step_rows > 0 ? " and has a chunk in this step" : "");
+    }
+    sequence->step_rows = chunk.tokens();
+  }
+  return absl::OkStatus();
+}
+
+absl::Status SequenceTable::CheckRoom(uint32_t slot, const Sequence& sequence) const {
+  const int64_t end = sequence.computed + sequence.step_rows;
+  if (end > sequence.blocks.capacity(pool_)) {
+    return Disagree("sequence ", sequence.id, " in slot ", slot, " computes up to token ", end,
+                    ", its blocks hold ", sequence.blocks.capacity(pool_));
+  }
+  if (end > dims_.max_positions) {
+    return Disagree("sequence ", sequence.id, " in slot ", slot, " computes up to token ", end,
+                    ", the limit is ", dims_.max_positions);
+  }
+  return absl::OkStatus();
+}
+
+void SequenceTable::AddRow(const Sequence& sequence, int64_t position, Batch& batch) const {
+  batch.ids.push_back(static_cast<int32_t>(sequence.tokens[position]));
+  batch.positions.push_back(static_cast<int32_t>(position));
+  batch.cache_slots.push_back(sequence.blocks.SlotOf(pool_, position));
+  batch.block_tables.push_back(sequence.blocks.data());
+  ++batch.tokens;
+}
+
+void SequenceTable::AddSample(uint32_t slot, const Sequence& sequence, int64_t row,
+                              Batch& batch) const {
+  batch.sample_rows.push_back({.row = static_cast<int32_t>(row), .slot = slot});
+  batch.temperature.push_back(sequence.sampling.temperature());
+  batch.seed.push_back(sequence.sampling.seed());
+  batch.generated.push_back(static_cast<uint32_t>(sequence.known() - sequence.prompt_len));
+  batch.choice.push_back(sequence.sampling.choice());
+  batch.top_k = std::max<int64_t>(batch.top_k, sequence.sampling.logprobs());
+}
+
+absl::Status SequenceTable::SetGroupTokens(const v1::StepPlan& step, Batch& batch) const {
+  batch.group_tokens.assign(step.group_tokens().begin(), step.group_tokens().end());
+  if (batch.group_tokens.empty()) batch.group_tokens.assign(dims_.dp, 0);
+  if (static_cast<int>(batch.group_tokens.size()) != dims_.dp) {
+    return Disagree("group_tokens has ", batch.group_tokens.size(), " entries, there are ",
+                    dims_.dp, " DP groups");
+  }
+  for (int64_t tokens : batch.group_tokens) {
+    if (tokens > dims_.max_tokens) {
+      return Disagree("group_tokens: ", tokens, " in a step, the limit is ", dims_.max_tokens);
+    }
+  }
+  if (batch.group_tokens[dims_.at.dp] != batch.tokens) {
+    return Disagree("DP group ", dims_.at.dp, " has ", batch.tokens,
+                    " rows in this step, the coordinator counts ", batch.group_tokens[dims_.at.dp]);
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Batch> SequenceTable::Layout(const v1::StepPlan& step) {
+  Batch batch;
+  std::vector<int64_t> last_row(slots_.size(), -1);
+  for (bool prompt : {true, false}) {
+    for (uint32_t slot = 0; slot < slots_.size(); ++slot) {
+      if (!slots_[slot] || slots_[slot]->step_rows == 0) continue;
+      const Sequence& sequence = *slots_[slot];
+      if (prompt) RETURN_IF_ERROR(CheckRoom(slot, sequence));
+      const int64_t end = sequence.computed + sequence.step_rows;
+      const int64_t cut = std::clamp(sequence.prompt_len, sequence.computed, end);
+      const Range positions = prompt ? Range{sequence.computed, cut} : Range{cut, end};
+      if (positions.size() == 0) continue;
+      if (prompt) {
+        batch.prompt_spans.push_back({.row0 = batch.tokens,
+                                      .rows = positions.size(),
+                                      .pos0 = positions.begin,
+                                      .block_table = sequence.blocks.data()});
+      }
+      for (int64_t p = positions.begin; p < positions.end; ++p) AddRow(sequence, p, batch);
+      if (positions.end == end) last_row[slot] = batch.tokens - 1;
+    }
+    if (prompt) batch.prompt_rows = batch.tokens;
+  }
+  for (uint32_t slot = 0; slot < slots_.size(); ++slot) {
+    if (last_row[slot] < 0 || slots_[slot]->pending() != slots_[slot]->step_rows) continue;
+    AddSample(slot, *slots_[slot], last_row[slot], batch);
+  }
+  RETURN_IF_ERROR(SetGroupTokens(step, batch));
+  batch.top_k = std::min(batch.top_k, dims_.vocab);
+  return batch;
+}
+
+std::vector<v1::SampledToken> SequenceTable::Commit(const Batch& batch,
+                                                    absl::Span<const Sampled> sampled) {
+  CHECK_EQ(sampled.size(), batch.sample_rows.size());
+  for (std::optional<Sequence>& sequence : slots_) {
+    if (sequence) sequence->computed += sequence->step_rows;
+  }
+  std::vector<v1::SampledToken> tokens;
+  for (size_t i = 0; i < sampled.size(); ++i) {
+    Sequence& sequence = *slots_[batch.sample_rows[i].slot];
+    v1::SampledToken& token = tokens.emplace_back();
+    token.set_slot(batch.sample_rows[i].slot);
+    token.set_sequence(sequence.id);
+    token.set_index(batch.generated[i]);
+    token.set_token_id(sampled[i].id);
+    token.set_error(sampled[i].error);
+    const int32_t asked = sequence.sampling.logprobs();
+    if (asked >= 0) token.set_logprob(sampled[i].logprob);
+    for (int32_t k = 0; k < std::min<int32_t>(asked, sampled[i].top.size()); ++k) {
+      v1::TopLogprob* top = token.add_top();
+      top->set_token_id(sampled[i].top[k].id);
+      top->set_logprob(sampled[i].top[k].logprob);
+    }
+    sequence.tokens.push_back(sampled[i].id);
+    sequence.decoding = true;
+  }
+  return tokens;
+}
+
+uint64_t SequenceTable::Digest() const {
+  Fnv1a digest;
+  for (uint32_t slot = 0; slot < slots_.size(); ++slot) {
+    if (!slots_[slot]) continue;
+    const Sequence& sequence = *slots_[slot];
+    digest.Add<uint32_t>(slot);
+    digest.Add<uint64_t>(sequence.id);
+    digest.Add<uint32_t>(static_cast<uint32_t>(sequence.computed));
+    digest.Add<uint32_t>(sequence.tokens.back());
+  }
+  return digest.hash();
+}
+
+}  // namespace whalepod
