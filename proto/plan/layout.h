@@ -16,9 +16,14 @@ struct RankCoords {
   int ep = 0, moe_tp = 0;
 };
 
-int WorldSize(const v1::Layout& layout);     // of the whole deployment
-int ReplicaSize(const v1::Layout& layout);   // dp * tp of one stage
+int WorldSize(const v1::Layout& layout);    // of the whole deployment
+int ReplicaSize(const v1::Layout& layout);  // dp * tp of one stage
 RankCoords CoordsOf(const v1::Layout& layout, int rank);
+
+// Layer `layer` has routed experts (else a dense FFN).
+bool HasExperts(const v1::ModelSpec& model, int64_t layer);
+int64_t DenseLayers(const v1::ModelSpec& model);
+int64_t MoeLayers(const v1::ModelSpec& model);
 
 // Segments a row-parallel product's K is cut into: the largest power of two <= 16 that leaves
 // segments of a multiple of `granule` columns (32; for o_proj a multiple of v_head_dim as well).
@@ -33,6 +38,7 @@ struct Range {
 };
 // Part `index` of `parts` of [0, n): sizes differ by at most one, larger ones first.
 Range EvenPart(int64_t n, int parts, int index);
+constexpr int kVocabularySegments = 16;
 // Vocabulary ids of TP rank `tp`: whole segments (16 of ceil(V/16) rounded up to 32 ids).
 Range VocabSegmentsOf(const v1::Layout& layout, int tp);  // segments
 Range VocabIdsOf(const v1::ModelSpec& model, const v1::Layout& layout, int tp);
