@@ -108,7 +108,11 @@ class SharedMemoryFactory : public CommunicatorFactory {
     for (Pending& pending : groups) {
       if (!pending.leads()) RETURN_IF_ERROR(Introduce(peers, &pending, deadline));
     }
-    RETURN_IF_ERROR(ServeLed(listener.fd.get(), absl::MakeSpan(groups), deadline));
+    if (absl::Status error = ServeLed(listener.fd.get(), absl::MakeSpan(groups), deadline);
+        !error.ok()) {
+      TellMembers(groups, error);
+      return error;
+    }
     std::vector<std::unique_ptr<Communicator>> communicators;
     for (Pending& pending : groups) {
       if (!pending.leads()) RETURN_IF_ERROR(ReceiveMemory(&pending, deadline));
@@ -216,6 +220,15 @@ class SharedMemoryFactory : public CommunicatorFactory {
     std::string none = absl::StrCat("no such group here: ", fields[2]);
     SendUnix(member.get(), absl::StrCat("no\n", none), -1).IgnoreError();
     return absl::InvalidArgumentError(none);
+  }
+
+  // Members that have their memory already learn why there will be no group.
+  static void TellMembers(absl::Span<const Pending> groups, const absl::Status& error) {
+    for (const Pending& pending : groups) {
+      if (!pending.leads()) continue;
+      absl::StatusOr<std::unique_ptr<ShmRegion>> region = MapRegion(pending);
+      if (region.ok()) (*region)->Poison(error);
+    }
   }
 
   absl::Status MissingMembers(const Pending& pending) {

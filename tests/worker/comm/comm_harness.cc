@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <barrier>
 #include <map>
 #include <mutex>
 #include <random>
@@ -11,9 +12,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "base/check.h"
 #include "base/status.h"
-#include "worker/comm/shared_memory.h"
+#include "worker/comm/select.h"
 #include "worker/comm/shm_region.h"
 
 namespace whalepod {
@@ -157,12 +157,15 @@ std::string CommKindName(CommKind kind) {
   return "";
 }
 
-CommHarness::CommHarness(CommKind kind, int size, int64_t piece) {
+CommHarness::CommHarness(CommKind kind, int size, int64_t piece) : kind_(kind) {
   auto region = std::make_shared<RegionWorld>();
   if (kind == CommKind::kInProcess) world_ = std::make_unique<InProcessWorld>(size);
   for (int rank = 0; rank < size; ++rank) {
     SharedMemoryOptions shared_memory;
     shared_memory.max_outbox_bytes = piece;
+    GlooOptions gloo;
+    gloo.address = "127.0.0.1";
+    gloo.max_piece_bytes = piece;
     switch (kind) {
       case CommKind::kInProcess:
         factories_.push_back(world_->factory(rank));
@@ -173,8 +176,12 @@ CommHarness::CommHarness(CommKind kind, int size, int64_t piece) {
       case CommKind::kSharedMemory:
         owned_.push_back(MakeSharedMemoryFactory(shared_memory));
         break;
-      default:
-        CHECK(false);
+      case CommKind::kGloo:
+        owned_.push_back(MakeGlooFactory(gloo));
+        break;
+      case CommKind::kAuto:
+        owned_.push_back(MakeAutoCommunicatorFactory({shared_memory, gloo}));
+        break;
     }
     factories_.push_back(owned_.back().get());
   }
@@ -187,7 +194,10 @@ CommunicatorFactory::Peers CommHarness::PeersOf(int rank) const {
   CommunicatorFactory::Peers peers;
   peers.rank = rank;
   peers.rendezvous = rendezvous_;
-  peers.hosts.assign(rendezvous_.size(), "host");
+  // Under kAuto every third rank is elsewhere, so that groups of both kinds exist.
+  for (size_t r = 0; r < rendezvous_.size(); ++r) {
+    peers.hosts.push_back(kind_ == CommKind::kAuto && r % 3 == 2 ? "other" : "one");
+  }
   peers.session = "session of this test";
   return peers;
 }
@@ -205,18 +215,19 @@ std::vector<absl::Status> CommHarness::Run(
     const std::vector<CommunicatorFactory::GroupSpec>& groups,
     const std::function<absl::Status(int, absl::Span<Communicator* const>)>& body) {
   std::vector<absl::Status> statuses(size());
-  std::vector<Communicators> kept(size());  // no rank leaves while others may still need it
+  std::barrier all_done(size());  // no rank leaves while others may still need it
   std::vector<std::thread> threads;
   for (int rank = 0; rank < size(); ++rank) {
     threads.emplace_back([&, rank] {
       absl::StatusOr<Communicators> connected =
           Connect(rank, groups, After(std::chrono::seconds(60)));
       statuses[rank] = connected.status();
-      if (!connected.ok()) return;
-      kept[rank] = *std::move(connected);
-      std::vector<Communicator*> communicators;
-      for (auto& communicator : kept[rank]) communicators.push_back(communicator.get());
-      statuses[rank] = body(rank, communicators);
+      if (connected.ok()) {
+        std::vector<Communicator*> communicators;
+        for (auto& communicator : *connected) communicators.push_back(communicator.get());
+        statuses[rank] = body(rank, communicators);
+      }
+      all_done.arrive_and_wait();
     });
   }
   for (std::thread& thread : threads) thread.join();

@@ -37,6 +37,7 @@ class CommHarness {
       const std::function<absl::Status(int, absl::Span<Communicator* const>)>& body);
 
  private:
+  const CommKind kind_;
   std::unique_ptr<InProcessWorld> world_;                    // kInProcess
   std::vector<std::unique_ptr<CommunicatorFactory>> owned_;  // else
   std::vector<CommunicatorFactory*> factories_;              // by rank
