@@ -1,0 +1,205 @@
+#include "coordinator/fleet/control_server.h"
+
+#include <grpcpp/grpcpp.h>
+
+#include <chrono>
+#include <deque>
+#include <mutex>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/log.h"
+#include "whalepod/v1/control.grpc.pb.h"
+
+namespace whalepod {
+namespace {
+
+grpc::Status ToGrpc(const absl::Status& status) {
+  return grpc::Status(static_cast<grpc::StatusCode>(status.code()), std::string(status.message()));
+}
+
+// One worker's stream. gRPC may run reactions at the same time and on any thread, so all Start*
+// and Finish calls are made under mu_. The object lives until gRPC is done with it (OnDone) and
+// the fleet has let it go.
+class AttachStream final : public grpc::ServerBidiReactor<v1::AttachRequest, v1::AttachResponse>,
+                           public WorkerLink,
+                           public std::enable_shared_from_this<AttachStream> {
+ public:
+  static AttachStream* Make(Fleet* fleet) {
+    auto stream = std::make_shared<AttachStream>(fleet);
+    stream->self_ = stream;
+    stream->StartRead(&stream->request_);
+    return stream.get();
+  }
+  explicit AttachStream(Fleet* fleet) : fleet_(fleet) {}
+
+  void Send(Message message) override {
+    std::lock_guard lock(mu_);
+    if (finished_ || closing_) return;
+    queue_.push_back(std::move(message));
+    WriteNextLocked();
+  }
+
+  void SendUrgent(Message message) override {
+    std::lock_guard lock(mu_);
+    if (finished_ || closing_) return;
+    queue_.clear();
+    queue_.push_back(std::move(message));
+    WriteNextLocked();
+  }
+
+  void Close(const absl::Status& status) override {
+    std::lock_guard lock(mu_);
+    if (finished_ || closing_) return;
+    closing_ = true;
+    close_status_ = ToGrpc(status);
+    WriteNextLocked();
+  }
+
+  void OnReadDone(bool ok) override {
+    if (!ok) {
+      Leave();
+      FinishNow(grpc::Status::OK);
+      return;
+    }
+    if (rank_ >= 0) {
+      fleet_->OnMessage(rank_, std::move(request_));
+    } else if (!Greet()) {
+      return;
+    }
+    request_.Clear();
+    std::lock_guard lock(mu_);
+    if (!finished_) StartRead(&request_);
+  }
+
+  void OnWriteDone(bool ok) override {
+    std::lock_guard lock(mu_);
+    writing_ = nullptr;
+    if (!ok) queue_.clear();  // the stream is broken; the pending read tells the fleet
+    WriteNextLocked();
+  }
+
+  void OnCancel() override {
+    Leave();
+    FinishNow(grpc::Status(grpc::StatusCode::CANCELLED, "the stream was cancelled"));
+  }
+
+  void OnDone() override {
+    Leave();
+    const std::shared_ptr<AttachStream> last = std::move(self_);
+  }
+
+ private:
+  // The first message; false ends the stream.
+  bool Greet() {
+    absl::StatusOr<int> rank = absl::InvalidArgumentError("the first message must be Hello");
+    if (request_.has_hello()) rank = fleet_->OnHello(shared_from_this(), request_.hello());
+    if (!rank.ok()) {
+      spdlog::warn("a worker is refused: {}", rank.status().ToString());
+      FinishNow(ToGrpc(rank.status()));
+      return false;
+    }
+    {
+      std::lock_guard lock(mu_);
+      rank_ = *rank;
+    }
+    return true;
+  }
+
+  // Tells the fleet once that the stream is gone.
+  void Leave() {
+    int rank = -1;
+    {
+      std::lock_guard lock(mu_);
+      if (left_) return;
+      rank = rank_;
+      left_ = rank >= 0;
+    }
+    if (rank >= 0) fleet_->OnClosed(rank);
+  }
+
+  void FinishNow(const grpc::Status& status) {
+    std::lock_guard lock(mu_);
+    if (finished_) return;
+    finished_ = true;
+    queue_.clear();
+    Finish(status);
+  }
+
+  void WriteNextLocked() {
+    if (finished_ || writing_ != nullptr) return;
+    if (!queue_.empty()) {
+      writing_ = std::move(queue_.front());
+      queue_.pop_front();
+      StartWrite(writing_.get());
+    } else if (closing_) {
+      finished_ = true;
+      Finish(close_status_);
+    }
+  }
+
+  Fleet* const fleet_;
+  v1::AttachRequest request_;
+  std::mutex mu_;
+  int rank_ = -1;  // written before the read that follows it is started
+  std::deque<Message> queue_;
+  Message writing_;
+  grpc::Status close_status_;
+  bool closing_ = false;
+  bool finished_ = false;
+  bool left_ = false;
+  std::shared_ptr<AttachStream> self_;
+};
+
+class Service final : public v1::ControlService::CallbackService {
+ public:
+  explicit Service(Fleet* fleet) : fleet_(fleet) {}
+  grpc::ServerBidiReactor<v1::AttachRequest, v1::AttachResponse>* Attach(
+      grpc::CallbackServerContext*) override {
+    return AttachStream::Make(fleet_);
+  }
+
+ private:
+  Fleet* const fleet_;
+};
+
+class GrpcControlServer final : public ControlServer {
+ public:
+  explicit GrpcControlServer(Fleet* fleet) : service_(fleet) {}
+  ~GrpcControlServer() override {
+    if (server_) server_->Shutdown(std::chrono::system_clock::now());
+  }
+
+  absl::Status Listen(const std::string& host, int port) {
+    grpc::ServerBuilder builder;
+    const std::string address = absl::StrCat(host, ":", port);
+    builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &port_);
+    builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+    builder.SetMaxReceiveMessageSize(64 << 20);
+    builder.RegisterService(&service_);
+    server_ = builder.BuildAndStart();
+    if (server_ == nullptr || port_ == 0) {
+      server_.reset();
+      return absl::UnavailableError(
+          absl::StrCat("cannot listen on ", address, " for workers: is the port in use?"));
+    }
+    return absl::OkStatus();
+  }
+  int port() const override { return port_; }
+
+ private:
+  Service service_;
+  int port_ = 0;
+  std::unique_ptr<grpc::Server> server_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<ControlServer>> ControlServer::Start(const std::string& host,
+                                                                    int port, Fleet* fleet) {
+  auto server = std::make_unique<GrpcControlServer>(fleet);
+  if (absl::Status status = server->Listen(host, port); !status.ok()) return status;
+  return server;
+}
+
+}  // namespace whalepod

@@ -1,0 +1,23 @@
+// ControlService over gRPC: one stream a worker, all events to one Fleet.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "coordinator/fleet/fleet.h"
+
+namespace whalepod {
+
+class ControlServer {
+ public:
+  // Listens on `host`:`port` (0: any free one). The fleet outlives the server. UNAVAILABLE if the
+  // port is in use.
+  static absl::StatusOr<std::unique_ptr<ControlServer>> Start(const std::string& host, int port,
+                                                              Fleet* fleet);
+  // Ends all streams.
+  virtual ~ControlServer() = default;
+  virtual int port() const = 0;
+};
+
+}  // namespace whalepod

@@ -1,0 +1,70 @@
+#include "coordinator/fleet/step_collector.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+
+namespace whalepod {
+
+StepCollector::StepCollector(const v1::Layout& layout)
+    : tp_(std::max(1, layout.tp())), groups_(std::max(1, layout.dp())) {}
+
+void StepCollector::Expect(uint64_t step, Duration limit, TimePoint now) {
+  CHECK(pending_.empty() || pending_.back().step + 1 == step);
+  if (pending_.empty()) oldest_since_ = now;
+  Pending& pending = pending_.emplace_back();
+  pending.step = step;
+  pending.limit = limit;
+  pending.answered.assign(tp_ * groups_, false);
+  pending.witness.resize(groups_);
+  pending.digest.resize(groups_);
+  pending.outcome.step = step;
+  pending.outcome.group_tokens.resize(groups_);
+}
+
+absl::StatusOr<std::optional<StepOutcome>> StepCollector::Add(int rank, v1::StepResult result,
+                                                              TimePoint now) {
+  // A rank runs steps in order: its answer is to the oldest step that it has not answered.
+  const auto it = std::find_if(pending_.begin(), pending_.end(),
+                               [rank](const Pending& p) { return !p.answered[rank]; });
+  if (it == pending_.end() || it->step != result.step()) {
+    return absl::InternalError(
+        absl::StrCat("rank ", rank, " answered step ", result.step(), ", expected ",
+                     it == pending_.end() ? std::string("none") : absl::StrCat("step ", it->step)));
+  }
+  const int group = group_of(rank);
+  if (!it->witness[group].has_value()) {
+    it->witness[group] = rank;
+    it->digest[group] = result.digest();
+  } else if (it->digest[group] != result.digest()) {
+    return absl::InternalError(absl::StrCat(
+        "step ", it->step, ": ranks of DP group ", group, " hold different sequences: rank ",
+        *it->witness[group], " has digest ", absl::Hex(it->digest[group], absl::kZeroPad16),
+        ", rank ", rank, " has ", absl::Hex(result.digest(), absl::kZeroPad16)));
+  }
+  it->answered[rank] = true;
+  ++it->answers;
+  if (rank % tp_ == 0) {
+    std::vector<v1::SampledToken>& tokens = it->outcome.group_tokens[group];
+    for (v1::SampledToken& token : *result.mutable_tokens()) tokens.push_back(std::move(token));
+  }
+  if (it->answers < tp_ * groups_) return std::nullopt;
+  CHECK(it == pending_.begin());
+  std::optional<StepOutcome> outcome = std::move(it->outcome);
+  pending_.pop_front();
+  oldest_since_ = now;
+  return outcome;
+}
+
+std::vector<int> StepCollector::Late(TimePoint now) const {
+  std::vector<int> late;
+  if (pending_.empty() || now - oldest_since_ < pending_.front().limit) return late;
+  for (int rank = 0; rank < tp_ * groups_; ++rank) {
+    if (!pending_.front().answered[rank]) late.push_back(rank);
+  }
+  return late;
+}
+
+}  // namespace whalepod
