@@ -19,6 +19,7 @@
 //   MulWide(a, b, &hi, &lo): unsigned 32 x 32 -> 64
 //   AsInt(f) AsFloat(i) (same bits); ToFloat(i) (nearest even); RoundToInt(f) (nearest even)
 //   ReduceTree(v): the 16 lanes added in TreeSum's order (kernels/tree.h): neighbours first
+//   ReduceTree16(v[16]): lane i is ReduceTree(v[i])
 //   ExpandPair<DType>(p, even, odd): 32 outputs x 2 inputs of a packed panel (kernels/packing.h) to
 //   F32: even[0], even[1] are the first input's 32 weights, odd the second's.
 #pragma once

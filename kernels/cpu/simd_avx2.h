@@ -257,6 +257,23 @@ WHALEPOD_INLINE float ReduceTree(F32x16 a) {
 }
 
 namespace simd_internal {
+// The sums of lanes 0-7 and 8-15 of v[a], v[b] | v[c], v[d].
+WHALEPOD_INLINE __m256 SumEights(const F32x16* v, int a, int b, int c, int d) {
+  const __m256 ab =
+      _mm256_hadd_ps(_mm256_hadd_ps(v[a].lo, v[a].hi), _mm256_hadd_ps(v[b].lo, v[b].hi));
+  const __m256 cd =
+      _mm256_hadd_ps(_mm256_hadd_ps(v[c].lo, v[c].hi), _mm256_hadd_ps(v[d].lo, v[d].hi));
+  return _mm256_add_ps(_mm256_permute2f128_ps(ab, cd, 0x20), _mm256_permute2f128_ps(ab, cd, 0x31));
+}
+}  // namespace simd_internal
+
+WHALEPOD_INLINE F32x16 ReduceTree16(const F32x16 v[16]) {
+  using simd_internal::SumEights;
+  return {_mm256_hadd_ps(SumEights(v, 0, 1, 4, 5), SumEights(v, 2, 3, 6, 7)),
+          _mm256_hadd_ps(SumEights(v, 8, 9, 12, 13), SumEights(v, 10, 11, 14, 15))};
+}
+
+namespace simd_internal {
 // Eight (even, odd) pairs of 16-bit numbers.
 template <DType type>
 WHALEPOD_INLINE void WidenPairs(__m256i pairs, __m256* even, __m256* odd) {

@@ -160,6 +160,27 @@ WHALEPOD_INLINE float ReduceTree(F32x16 a) {
 }
 
 namespace simd_internal {
+// In each quarter: the two halves' neighbours of a, then of b, added.
+WHALEPOD_INLINE __m512 AddNeighbours(__m512 a, __m512 b) {
+  return _mm512_add_ps(_mm512_shuffle_ps(a, b, 0x88), _mm512_shuffle_ps(a, b, 0xdd));
+}
+WHALEPOD_INLINE __m512 AddQuarters(__m512 a, __m512 b) {
+  return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+}
+}  // namespace simd_internal
+
+WHALEPOD_INLINE F32x16 ReduceTree16(const F32x16 v[16]) {
+  using simd_internal::AddNeighbours;
+  using simd_internal::AddQuarters;
+  __m512 quads[4];  // quarter q: lanes 4q..4q+3 of four vectors
+  for (int i = 0; i < 4; ++i) {
+    quads[i] = AddNeighbours(AddNeighbours(v[4 * i].v, v[4 * i + 1].v),
+                             AddNeighbours(v[4 * i + 2].v, v[4 * i + 3].v));
+  }
+  return {AddQuarters(AddQuarters(quads[0], quads[1]), AddQuarters(quads[2], quads[3]))};
+}
+
+namespace simd_internal {
 
 // Dwords of (even, odd) BF16 pairs to F32.
 WHALEPOD_INLINE F32x16 EvenBF16(__m512i pairs) {

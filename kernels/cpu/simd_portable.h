@@ -185,6 +185,8 @@ WHALEPOD_INLINE float ReduceTree(F32x16 a) {
   return a.v[0];
 }
 
+WHALEPOD_INLINE F32x16 ReduceTree16(const F32x16 v[16]) { return WHALEPOD_MAP_F(ReduceTree(v[i])); }
+
 template <DType type>
 WHALEPOD_INLINE void ExpandPair(const void* p, F32x16 even[2], F32x16 odd[2]) {
   for (int i = 0; i < 32; ++i) {

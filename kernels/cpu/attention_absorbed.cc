@@ -1,0 +1,87 @@
+#include "kernels/cpu/attention.h"
+#include "kernels/cpu/isa_ops.h"
+#include "kernels/cpu/simd.h"
+
+namespace whalepod::cpu::WHALEPOD_ISA {
+
+namespace {
+
+// Heads that share a tile of latents; halved while some thread would have nothing to do.
+constexpr int64_t kMaxRows = 16;
+
+int64_t PaddedContext(int64_t context) { return RoundUp(context, kTilePositions); }
+
+int64_t HeadRows(const AttentionAbsorbedArgs& args, int threads) {
+  int64_t rows = Smaller(kMaxRows, RoundUp(args.heads, 4));
+  while (rows > 4 && args.tokens * ((args.heads + rows - 1) / rows) < threads) {
+    rows = RoundUp(rows / 2, 4);
+  }
+  return rows;
+}
+
+// One token, one block of heads.
+template <typename T>
+void Attend(const AttentionAbsorbedArgs& args, int64_t token, int64_t head0, RowBlock& b) {
+  const int64_t width = args.lora + args.rope;
+  const int64_t visible = args.positions[token] + int64_t{1};
+  const int64_t heads = Smaller(b.rows, args.heads - head0);
+  const T* q = static_cast<const T*>(args.q) + token * args.ldq + head0 * width;
+  for (int64_t r = 0; r < b.rows; ++r) {
+    float* row = b.queries + r * b.key_width;
+    b.visible[r] = r < heads ? visible : 0;
+    if (r < heads) Widen(q + r * width, width, row);
+    FillZero(r < heads ? row + width : row, row + b.key_width);
+  }
+  const int32_t* table = args.block_tables[token];
+  for (int64_t tile0 = 0; tile0 < visible; tile0 += kTilePositions) {
+    for (int64_t j = 0; j < kTilePositions; ++j) {
+      float* row = b.tile + j * b.key_width;
+      const bool exists = tile0 + j < visible;
+      if (exists) Widen(CacheRow<T>(args.cache, table, tile0 + j), width, row);
+      FillZero(exists ? row + width : row, row + b.key_width);
+    }
+    ScoreTile(b, tile0, args.scale);
+  }
+  SoftmaxRows(b);
+  for (int64_t tile0 = 0; tile0 < visible; tile0 += kTilePositions) {
+    const int64_t count = Smaller(kTilePositions, visible - tile0);
+    for (int64_t j = 0; j < count; ++j) {
+      Widen(CacheRow<T>(args.cache, table, tile0 + j), args.lora, b.tile + j * b.value_width);
+    }
+    AddValueTile(b, tile0);
+  }
+  T* out = static_cast<T*>(args.out) + token * args.ldo + head0 * args.lora;
+  for (int64_t r = 0; r < heads; ++r) FinishRow(b, r, args.lora, out + r * args.lora);
+}
+
+template <typename T>
+void Run(const AttentionAbsorbedArgs& args, ThreadPool& pool) {
+  int64_t context = 0;
+  for (int64_t t = 0; t < args.tokens; ++t) {
+    if (args.positions[t] >= context) context = args.positions[t] + int64_t{1};
+  }
+  const int64_t ld = PaddedContext(context);
+  const int64_t rows = HeadRows(args, pool.threads());
+  const int64_t blocks = (args.heads + rows - 1) / rows;
+  const int64_t key_width = args.lora + args.rope;
+  pool.ParallelFor(args.tokens * blocks, 1, [&](int64_t begin, int64_t end, int thread) {
+    RowBlock b = CarveRowBlock(
+        pool.ThreadScratch(thread, RowBlockBytes(rows, key_width, args.lora)), rows, key_width,
+        args.lora, static_cast<float*>(args.scratch) + thread * rows * ld, ld);
+    for (int64_t item = begin; item < end; ++item) {
+      Attend<T>(args, item / blocks, item % blocks * rows, b);
+    }
+  });
+}
+
+}  // namespace
+
+void AttentionAbsorbed(const AttentionAbsorbedArgs& args, ThreadPool& pool) {
+  args.cache.type == DType::kF32 ? Run<float>(args, pool) : Run<BF16>(args, pool);
+}
+
+int64_t AttentionAbsorbedScratch(int64_t max_context, int threads) {
+  return threads * kMaxRows * PaddedContext(max_context) * static_cast<int64_t>(sizeof(float));
+}
+
+}  // namespace whalepod::cpu::WHALEPOD_ISA
