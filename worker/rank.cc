@@ -1,5 +1,7 @@
 #include "worker/rank.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <atomic>
 #include <map>
@@ -7,14 +9,13 @@
 #include <optional>
 #include <utility>
 
-#include <unistd.h>
-
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
 #include "base/status.h"
 #include "base/units.h"
 #include "proto/plan/hash.h"
 #include "proto/plan/memory.h"
+#include "proto/plan/validate.h"
 #include "worker/executor.h"
 #include "worker/memory/arena.h"
 #include "worker/weights/weights.h"
@@ -64,6 +65,7 @@ class RankImpl : public Rank {
     if (part_.has_value())
       return absl::FailedPreconditionError("the rank has its plan part already");
     RETURN_IF_ERROR(CheckPlanPart(part));
+    RETURN_IF_ERROR(ValidatePlanPart(part));
     RETURN_IF_ERROR(CheckPart(part, options_.comms != nullptr));
     part_ = std::move(part);
     return absl::OkStatus();

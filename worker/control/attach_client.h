@@ -12,9 +12,6 @@
 
 namespace whalepod {
 
-// Version of the messages and their order; both sides must have the same.
-inline constexpr uint32_t kControlProtocol = 1;
-
 // What the process exits with.
 enum class WorkerExit {
   kDrained = 0,
