@@ -7,6 +7,8 @@
 
 namespace whalepod {
 
+// Both take plans that ValidatePlan accepts.
+//
 // A page of text: model totals, layout, ranks (equal ones on one line), ledger, collectives of one
 // step, skipped tensors.
 std::string RenderPlanText(const v1::ShardingPlan& plan);
