@@ -1,0 +1,199 @@
+#include "coordinator/api/api_server.h"
+
+#include <grpcpp/ext/proto_server_reflection_plugin.h>
+#include <grpcpp/grpcpp.h>
+#include <grpcpp/health_check_service_interface.h>
+
+#include <atomic>
+#include <mutex>
+#include <random>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "coordinator/api/errors.h"
+#include "coordinator/api/generate_stream.h"
+#include "whalepod/v1/inference.grpc.pb.h"
+
+namespace whalepod {
+namespace {
+
+constexpr char kServiceName[] = "whalepod.v1.InferenceService";
+constexpr uint32_t kRetryMs = 1000;
+// A prompt of 160k token ids takes half a megabyte.
+constexpr int kMostMessage = 16 << 20;
+
+class Service final : public v1::InferenceService::CallbackService {
+ public:
+  Service(ApiServer::Options options, ServedModel model)
+      : options_(std::move(options)),
+        model_(std::make_shared<const ServedModel>(std::move(model))),
+        not_ready_(absl::UnavailableError("the deployment is starting")),
+        id_prefix_(std::random_device()()) {}
+
+  void SetReady(ServedModel model, Engine* engine) {
+    std::lock_guard lock(mu_);
+    model_ = std::make_shared<const ServedModel>(std::move(model));
+    engine_ = engine;
+    not_ready_ = absl::OkStatus();
+  }
+  void SetNotReady(const absl::Status& why) {
+    std::lock_guard lock(mu_);
+    not_ready_ = why;
+  }
+
+  grpc::ServerWriteReactor<v1::GenerateResponse>* Generate(
+      grpc::CallbackServerContext* context, const v1::GenerateRequest* request) override {
+    const Serving serving = Now();
+    // What is wrong with the request itself can be told only once the limits are known.
+    if (!serving.not_ready.ok()) return GenerateStream::Refuse(NotReady(serving.not_ready));
+    absl::StatusOr<SchedulerRequest> checked = ValidateGenerate(*serving.model, *request);
+    if (!checked.ok()) return GenerateStream::Refuse(checked.status());
+    std::string id = request->request_id();
+    if (id.empty()) {
+      id = absl::StrCat("gen-", absl::Hex(id_prefix_, absl::kZeroPad8), "-", ++next_id_);
+    }
+    return GenerateStream::Start(context, serving.engine, *std::move(checked), std::move(id),
+                                 *serving.model, options_.clock);
+  }
+
+  grpc::ServerUnaryReactor* GetModel(grpc::CallbackServerContext* context,
+                                     const v1::GetModelRequest* request,
+                                     v1::GetModelResponse* response) override {
+    grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+    const Serving serving = Now();
+    const ServedModel& model = *serving.model;
+    if (absl::Status status = CheckModelName(model, request->model()); !status.ok()) {
+      reactor->Finish(ToGrpcStatus(status));
+      return reactor;
+    }
+    response->set_model(model.name);
+    response->set_model_type(model.model_type);
+    response->set_vocab_size(model.vocab_size);
+    response->set_max_model_len(model.max_model_len);
+    for (const uint32_t id : model.eos_token_ids) response->add_eos_token_ids(id);
+    response->set_bos_token_id(model.bos_token_id);
+    response->set_plan_hash(model.plan_hash);
+    response->set_layout(model.layout);
+    response->set_has_tokenizer(model.has_tokenizer);
+    reactor->Finish(grpc::Status::OK);
+    return reactor;
+  }
+
+  grpc::ServerUnaryReactor* GetStatus(grpc::CallbackServerContext* context,
+                                      const v1::GetStatusRequest*,
+                                      v1::GetStatusResponse* response) override {
+    options_.status(response);
+    grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+    reactor->Finish(grpc::Status::OK);
+    return reactor;
+  }
+
+ private:
+  struct Serving {
+    std::shared_ptr<const ServedModel> model;
+    Engine* engine = nullptr;
+    absl::Status not_ready;
+  };
+
+  Serving Now() const {
+    std::lock_guard lock(mu_);
+    return {model_, engine_, not_ready_};
+  }
+
+  // Says how far the deployment is, where it is on its way.
+  absl::Status NotReady(const absl::Status& why) const {
+    v1::GetStatusResponse status;
+    options_.status(&status);
+    std::string text(why.message());
+    if (status.state() == "starting" && !status.message().empty()) {
+      absl::StrAppend(&text, ": ", status.message());
+    }
+    return WithRetryDelay(absl::Status(why.code(), text), "NOT_READY", kRetryMs);
+  }
+
+  const ApiServer::Options options_;
+  mutable std::mutex mu_;
+  std::shared_ptr<const ServedModel> model_;
+  Engine* engine_ = nullptr;
+  absl::Status not_ready_;
+  const uint32_t id_prefix_;
+  std::atomic<uint64_t> next_id_{0};
+};
+
+class GrpcApiServer final : public ApiServer {
+ public:
+  GrpcApiServer(Options options, ServedModel model)
+      : host_(options.host),
+        asked_port_(options.port),
+        service_(std::move(options), std::move(model)) {}
+  ~GrpcApiServer() override { Shutdown(std::chrono::milliseconds(0)); }
+
+  absl::Status Listen() {
+    static std::once_flag once;
+    std::call_once(once, [] {
+      grpc::EnableDefaultHealthCheckService(true);
+      grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+    });
+    grpc::ServerBuilder builder;
+    const std::string address = absl::StrCat(host_, ":", asked_port_);
+    builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &port_);
+    builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+    builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 30000);
+    builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10000);
+    builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+    builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10000);
+    builder.SetMaxReceiveMessageSize(kMostMessage);
+    builder.RegisterService(&service_);
+    server_ = builder.BuildAndStart();
+    if (server_ == nullptr || port_ == 0) {
+      server_.reset();
+      return absl::UnavailableError(
+          absl::StrCat("cannot listen on ", address, " for clients: is the port in use?"));
+    }
+    SetHealth(false);
+    return absl::OkStatus();
+  }
+
+  int port() const override { return port_; }
+
+  void SetReady(ServedModel model, Engine* engine) override {
+    service_.SetReady(std::move(model), engine);
+    SetHealth(true);
+  }
+
+  void SetNotReady(const absl::Status& why) override {
+    SetHealth(false);
+    service_.SetNotReady(why);
+  }
+
+  void Shutdown(std::chrono::milliseconds grace) override {
+    if (server_ == nullptr) return;
+    SetHealth(false);
+    server_->Shutdown(std::chrono::system_clock::now() + grace);
+    server_->Wait();
+    server_.reset();
+  }
+
+ private:
+  void SetHealth(bool serving) {
+    grpc::HealthCheckServiceInterface* health = server_->GetHealthCheckService();
+    health->SetServingStatus("", serving);
+    health->SetServingStatus(kServiceName, serving);
+  }
+
+  const std::string host_;
+  const int asked_port_;
+  int port_ = 0;
+  Service service_;
+  std::unique_ptr<grpc::Server> server_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<ApiServer>> ApiServer::Start(Options options, ServedModel model) {
+  auto server = std::make_unique<GrpcApiServer>(std::move(options), std::move(model));
+  if (absl::Status status = server->Listen(); !status.ok()) return status;
+  return server;
+}
+
+}  // namespace whalepod

@@ -1,0 +1,25 @@
+// Errors that clients can read by machine: an ErrorDetail travels with an absl::Status as a payload
+// and reaches the client in gRPC's status details.
+#pragma once
+
+#include <grpcpp/support/status.h>
+
+#include <cstdint>
+#include <string>
+
+#include "absl/status/status.h"
+#include "whalepod/v1/inference.pb.h"
+
+namespace whalepod {
+
+// INVALID_ARGUMENT: "options.temperature is 3, must be in [0, 2]". `value` is cut to 100 bytes.
+absl::Status BadField(const std::string& field, const std::string& reason, const std::string& value,
+                      const std::string& limit);
+
+// `status` with a detail attached.
+absl::Status WithDetail(absl::Status status, const v1::ErrorDetail& detail);
+absl::Status WithRetryDelay(absl::Status status, const std::string& reason, uint32_t delay_ms);
+
+grpc::Status ToGrpcStatus(const absl::Status& status);
+
+}  // namespace whalepod

@@ -1,0 +1,162 @@
+#include "coordinator/api/generate_stream.h"
+
+#include <utility>
+
+#include "base/log.h"
+#include "coordinator/api/errors.h"
+
+namespace whalepod {
+namespace {
+
+// A client that takes nothing for this long has its generation cancelled.
+constexpr std::chrono::seconds kWriteStall(30);
+constexpr uint32_t kRetryMs = 1000;
+
+}  // namespace
+
+GenerateStream* GenerateStream::Refuse(const absl::Status& status) {
+  auto stream = std::make_shared<GenerateStream>(nullptr, nullptr, Clock::Real());
+  stream->self_ = stream;
+  std::lock_guard lock(stream->mu_);
+  stream->FinishLocked(ToGrpcStatus(status));
+  return stream.get();
+}
+
+GenerateStream* GenerateStream::Start(grpc::CallbackServerContext* context, Engine* engine,
+                                      SchedulerRequest request, std::string request_id,
+                                      const ServedModel& model, const Clock* clock) {
+  auto stream = std::make_shared<GenerateStream>(context, engine, clock);
+  stream->self_ = stream;
+  stream->request_id_ = std::move(request_id);
+  stream->pieces_ = model.pieces;
+  stream->Submit(std::move(request), model.name);
+  return stream.get();
+}
+
+void GenerateStream::Submit(SchedulerRequest request, std::string model) {
+  // Held over the engine's Submit, so that no token overtakes Started. The engine calls sinks
+  // without its own lock, so the order mu_, engine is the only one.
+  std::lock_guard lock(mu_);
+  prompt_tokens_ = static_cast<uint32_t>(request.prompt.size());
+  v1::GenerateResponse::Started* started = started_.mutable_started();
+  started->set_request_id(request_id_);
+  started->set_model(std::move(model));
+  started->set_seed(request.sampling.seed());
+  absl::StatusOr<uint64_t> sequence = engine_->Submit(std::move(request), shared_from_this());
+  if (!sequence.ok()) {
+    absl::Status status = sequence.status();
+    if (absl::IsResourceExhausted(status)) {
+      status = WithRetryDelay(std::move(status), "QUEUE_FULL", kRetryMs);
+    }
+    FinishLocked(ToGrpcStatus(status));
+    return;
+  }
+  sequence_ = *sequence;
+  spdlog::debug("request {}: sequence {}, {} prompt tokens", request_id_, sequence_,
+                prompt_tokens_);
+  started_due_ = true;
+  WriteNextLocked();
+}
+
+void GenerateStream::OnToken(const v1::SampledToken& token) {
+  std::lock_guard lock(mu_);
+  if (finished_) return;
+  v1::GeneratedToken* out = tokens_.mutable_tokens()->add_tokens();
+  out->set_token_id(token.token_id());
+  if (pieces_ != nullptr) out->set_piece(pieces_->Piece(token.token_id()));
+  if (token.has_logprob()) out->set_logprob(token.logprob());
+  for (const v1::TopLogprob& top : token.top()) {
+    v1::TokenLogprob* best = out->add_top();
+    best->set_token_id(top.token_id());
+    best->set_logprob(top.logprob());
+  }
+  ++completion_tokens_;
+  if (write_in_flight_ && clock_->Now() - write_since_ > kWriteStall) {
+    spdlog::warn("request {}: the client has read nothing for {} s, cancelled", request_id_,
+                 kWriteStall.count());
+    context_->TryCancel();
+    return;
+  }
+  WriteNextLocked();
+}
+
+void GenerateStream::OnFinished(v1::FinishReason reason) {
+  std::lock_guard lock(mu_);
+  if (finished_) return;
+  ended_ = true;
+  v1::GenerateResponse::Finished* finished = last_.mutable_finished();
+  finished->set_reason(reason);
+  finished->mutable_usage()->set_prompt_tokens(prompt_tokens_);
+  finished->mutable_usage()->set_completion_tokens(completion_tokens_);
+  WriteNextLocked();
+}
+
+void GenerateStream::OnError(const absl::Status& status) {
+  std::lock_guard lock(mu_);
+  if (finished_) return;
+  ended_ = true;
+  end_status_ = ToGrpcStatus(status);
+  WriteNextLocked();
+}
+
+void GenerateStream::WriteNextLocked() {
+  if (finished_ || write_in_flight_) return;
+  if (started_due_ || tokens_.has_tokens()) {
+    writing_ = std::move(started_due_ ? started_ : tokens_);
+    (started_due_ ? started_ : tokens_).Clear();
+    started_due_ = false;
+    write_in_flight_ = true;
+    write_since_ = clock_->Now();
+    StartWrite(&writing_);
+  } else if (ended_) {
+    if (end_status_.ok()) {
+      finished_ = true;
+      StartWriteAndFinish(&last_, grpc::WriteOptions(), grpc::Status::OK);
+    } else {
+      FinishLocked(end_status_);
+    }
+  }
+}
+
+void GenerateStream::FinishLocked(const grpc::Status& status) {
+  if (finished_) return;
+  finished_ = true;
+  Finish(status);
+}
+
+void GenerateStream::OnWriteDone(bool ok) {
+  {
+    std::lock_guard lock(mu_);
+    write_in_flight_ = false;
+    if (ok) {
+      WriteNextLocked();
+      return;
+    }
+    FinishLocked(grpc::Status(grpc::StatusCode::CANCELLED, "the client is gone"));
+  }
+  CancelSequence();
+}
+
+void GenerateStream::OnCancel() {
+  {
+    std::lock_guard lock(mu_);
+    FinishLocked(grpc::Status(grpc::StatusCode::CANCELLED, "cancelled, or past its deadline"));
+  }
+  CancelSequence();
+}
+
+void GenerateStream::OnDone() {
+  CancelSequence();
+  const std::shared_ptr<GenerateStream> last = std::move(self_);
+}
+
+void GenerateStream::CancelSequence() {
+  uint64_t sequence = 0;
+  {
+    std::lock_guard lock(mu_);
+    std::swap(sequence, sequence_);
+  }
+  if (sequence != 0) engine_->Cancel(sequence);
+}
+
+}  // namespace whalepod

@@ -1,0 +1,69 @@
+// One Generate call: the bridge between the engine's thread and gRPC's.
+#pragma once
+
+#include <grpcpp/grpcpp.h>
+
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "base/clock.h"
+#include "coordinator/api/validate.h"
+#include "coordinator/sched/engine.h"
+#include "whalepod/v1/inference.grpc.pb.h"
+
+namespace whalepod {
+
+// gRPC may run reactions at the same time and on any thread: all Start* and Finish calls are made
+// under mu_. The engine never waits for a client: while a write is under way, tokens gather in the
+// next message. Lives until gRPC is done with it and the engine has let it go.
+class GenerateStream final : public grpc::ServerWriteReactor<v1::GenerateResponse>,
+                             public RequestSink,
+                             public std::enable_shared_from_this<GenerateStream> {
+ public:
+  // A call that ends with `status` and nothing else.
+  static GenerateStream* Refuse(const absl::Status& status);
+  // Submits `request`; `engine` outlives the call.
+  static GenerateStream* Start(grpc::CallbackServerContext* context, Engine* engine,
+                               SchedulerRequest request, std::string request_id,
+                               const ServedModel& model, const Clock* clock);
+
+  // Use the factories.
+  GenerateStream(grpc::CallbackServerContext* context, Engine* engine, const Clock* clock)
+      : context_(context), engine_(engine), clock_(clock) {}
+
+  void OnToken(const v1::SampledToken& token) override;
+  void OnFinished(v1::FinishReason reason) override;
+  void OnError(const absl::Status& status) override;
+
+  void OnWriteDone(bool ok) override;
+  void OnCancel() override;
+  void OnDone() override;
+
+ private:
+  void Submit(SchedulerRequest request, std::string model);
+  void WriteNextLocked();
+  void FinishLocked(const grpc::Status& status);
+  void CancelSequence();
+
+  grpc::CallbackServerContext* const context_;
+  Engine* const engine_;
+  const Clock* const clock_;
+  std::string request_id_;
+  std::shared_ptr<const PieceTable> pieces_;  // null without a tokenizer
+
+  std::mutex mu_;
+  uint64_t sequence_ = 0;  // 0: not with the engine
+  v1::GenerateResponse started_, writing_, tokens_, last_;
+  bool started_due_ = false;
+  bool write_in_flight_ = false;
+  TimePoint write_since_{};
+  bool ended_ = false;       // the engine has said its last
+  grpc::Status end_status_;  // how it ended; OK: with last_
+  bool finished_ = false;    // Finish was called
+  uint32_t prompt_tokens_ = 0;
+  uint32_t completion_tokens_ = 0;
+  std::shared_ptr<GenerateStream> self_;
+};
+
+}  // namespace whalepod

@@ -1,0 +1,133 @@
+#include "coordinator/api/validate.h"
+
+#include <algorithm>
+#include <cmath>
+#include <random>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "base/status.h"
+#include "coordinator/api/errors.h"
+
+namespace whalepod {
+namespace {
+
+constexpr uint32_t kMostLogprobs = 20;
+constexpr int kMostStopTokens = 64;
+constexpr size_t kMostRequestId = 128;
+
+uint64_t DrawSeed() {
+  std::random_device device;
+  return (static_cast<uint64_t>(device()) << 32) | device();
+}
+
+// A sequence needs room for its prompt and one token more.
+absl::Status CheckPrompt(const ServedModel& model, const v1::GenerateRequest& request) {
+  const auto& ids = request.token_ids().ids();
+  if (ids.empty()) return BadField("prompt.token_ids", "EMPTY", "empty", "at least 1 token");
+  if (static_cast<uint64_t>(ids.size()) >= model.max_model_len) {
+    return BadField("prompt.token_ids", "TOO_LONG", absl::StrCat(ids.size(), " tokens"),
+                    absl::StrCat("at most ", model.max_model_len - 1, " tokens: the context is ",
+                                 model.max_model_len, ", output included"));
+  }
+  if (static_cast<uint64_t>(ids.size()) >= model.kv_tokens) {
+    return BadField("prompt.token_ids", "TOO_LONG", absl::StrCat(ids.size(), " tokens"),
+                    absl::StrCat("at most ", model.kv_tokens - 1, " tokens: the KV cache holds ",
+                                 model.kv_tokens, ", output included"));
+  }
+  for (int i = 0; i < ids.size(); ++i) {
+    if (ids[i] >= model.vocab_size) {
+      return BadField(absl::StrCat("prompt.token_ids[", i, "]"), "OUT_OF_RANGE",
+                      absl::StrCat(ids[i]), absl::StrCat("less than ", model.vocab_size));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status FillSampling(const ServedModel& model, const v1::GenerationOptions& options,
+                          uint64_t prompt_len, v1::SamplingParams* sampling) {
+  const float temperature =
+      options.has_temperature() ? options.temperature() : model.default_temperature;
+  if (!std::isfinite(temperature) || temperature < 0.0f || temperature > 2.0f) {
+    return BadField("options.temperature", "OUT_OF_RANGE", absl::StrCat(temperature),
+                    "a number in [0, 2]");
+  }
+  const uint64_t room = std::min<uint64_t>(model.max_model_len, model.kv_tokens) - prompt_len;
+  const uint64_t max_tokens = options.has_max_tokens() ? options.max_tokens() : room;
+  if (max_tokens == 0 || max_tokens > room) {
+    return BadField("options.max_tokens", "OUT_OF_RANGE", absl::StrCat(max_tokens),
+                    absl::StrCat("in [1, ", room, "]: the prompt has ", prompt_len, " tokens of ",
+                                 std::min<uint64_t>(model.max_model_len, model.kv_tokens)));
+  }
+  if (options.logprobs() > kMostLogprobs) {
+    return BadField("options.logprobs", "OUT_OF_RANGE", absl::StrCat(options.logprobs()),
+                    absl::StrCat("at most ", kMostLogprobs));
+  }
+  if (options.stop_token_ids_size() > kMostStopTokens) {
+    return BadField("options.stop_token_ids", "TOO_MANY",
+                    absl::StrCat(options.stop_token_ids_size(), " ids"),
+                    absl::StrCat("at most ", kMostStopTokens));
+  }
+  for (int i = 0; i < options.stop_token_ids_size(); ++i) {
+    if (options.stop_token_ids(i) >= model.vocab_size) {
+      return BadField(absl::StrCat("options.stop_token_ids[", i, "]"), "OUT_OF_RANGE",
+                      absl::StrCat(options.stop_token_ids(i)),
+                      absl::StrCat("less than ", model.vocab_size));
+    }
+  }
+  sampling->set_temperature(temperature);
+  sampling->set_seed(options.has_seed() ? options.seed() : DrawSeed());
+  sampling->set_logprobs(options.has_logprobs() ? static_cast<int32_t>(options.logprobs()) : -1);
+  sampling->set_max_tokens(static_cast<uint32_t>(max_tokens));
+  sampling->set_ignore_eos(options.ignore_eos());
+  *sampling->mutable_stop_token_ids() = options.stop_token_ids();
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status CheckModelName(const ServedModel& model, const std::string& name) {
+  if (name.empty() || name == model.name) return absl::OkStatus();
+  v1::ErrorDetail detail;
+  detail.set_field("model");
+  detail.set_reason("UNKNOWN_MODEL");
+  detail.set_value(absl::Utf8SafeCEscape(name.substr(0, 100)));
+  detail.set_limit(model.name);
+  return WithDetail(
+      absl::NotFoundError(absl::StrCat("model \"", detail.value(), "\" is not served here, \"",
+                                       model.name, "\" is")),
+      detail);
+}
+
+absl::StatusOr<SchedulerRequest> ValidateGenerate(const ServedModel& model,
+                                                  const v1::GenerateRequest& request) {
+  RETURN_IF_ERROR(CheckModelName(model, request.model()));
+  const std::string& id = request.request_id();
+  if (id.size() > kMostRequestId || !std::all_of(id.begin(), id.end(), absl::ascii_isgraph)) {
+    return BadField("request_id", "MALFORMED", id,
+                    absl::StrCat("at most ", kMostRequestId, " visible ASCII characters"));
+  }
+  switch (request.prompt_case()) {
+    case v1::GenerateRequest::kText: {
+      v1::ErrorDetail detail;
+      detail.set_field("prompt.text");
+      detail.set_reason("NO_TOKENIZER");
+      return WithDetail(absl::FailedPreconditionError(
+                            "this deployment takes token ids only: it has no tokenizer"),
+                        detail);
+    }
+    case v1::GenerateRequest::kTokenIds:
+      break;
+    case v1::GenerateRequest::PROMPT_NOT_SET:
+      return BadField("prompt", "MISSING", "not set", "token_ids or text");
+  }
+  RETURN_IF_ERROR(CheckPrompt(model, request));
+  SchedulerRequest out;
+  RETURN_IF_ERROR(
+      FillSampling(model, request.options(), request.token_ids().ids_size(), &out.sampling));
+  out.prompt.assign(request.token_ids().ids().begin(), request.token_ids().ids().end());
+  return out;
+}
+
+}  // namespace whalepod

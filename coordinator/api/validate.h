@@ -1,0 +1,41 @@
+// From a client's request to the scheduler's: every field checked, every default filled in.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "coordinator/sched/scheduler.h"
+#include "coordinator/text/pieces.h"
+#include "whalepod/v1/inference.pb.h"
+
+namespace whalepod {
+
+// What requests are checked against.
+struct ServedModel {
+  std::string name;
+  std::string model_type;
+  uint32_t vocab_size = 0;
+  uint32_t max_model_len = 0;  // tokens of one sequence, prompt and output
+  uint64_t kv_tokens = 0;      // the most tokens that one sequence's KV can have
+  std::vector<uint32_t> eos_token_ids;
+  uint32_t bos_token_id = 0;
+  float default_temperature = 1.0f;
+  bool has_tokenizer = false;
+  std::shared_ptr<const PieceTable> pieces;  // null without a tokenizer
+  std::string plan_hash;
+  std::string layout;
+};
+
+// NOT_FOUND for a name that is neither empty nor the model's.
+absl::Status CheckModelName(const ServedModel& model, const std::string& name);
+
+// INVALID_ARGUMENT names field, value and limit; NOT_FOUND an unknown model; FAILED_PRECONDITION
+// a text prompt, which needs a tokenizer. A missing seed is drawn.
+absl::StatusOr<SchedulerRequest> ValidateGenerate(const ServedModel& model,
+                                                  const v1::GenerateRequest& request);
+
+}  // namespace whalepod
