@@ -91,7 +91,16 @@ absl::StatusOr<std::shared_ptr<GlooMesh>> GlooMesh::Connect(
 }
 
 GlooMesh::~GlooMesh() {
-  if (!watcher_.joinable()) return;
+  if (watcher_.joinable()) StopWatching();
+  // Pairs go before the buffers that Gloo's thread fills through them.
+  for (auto& group : groups_) {
+    for (int place = 0; group->context != nullptr && place < group->group.size(); ++place) {
+      group->context->getPair(place).reset();
+    }
+  }
+}
+
+void GlooMesh::StopWatching() {
   bool failed = false;
   for (const auto& group : groups_) failed = failed || !group->error.Get().ok();
   if (!failed) {

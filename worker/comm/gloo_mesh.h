@@ -96,6 +96,7 @@ class GlooMesh {
                          const std::string& hello);
   absl::Status ConnectPairs(TimePoint deadline);
   void Watch();
+  void StopWatching();  // says goodbye first
   void Handle(Link* link);
   void HandleMessage(Link* link, const std::string& message);
 
