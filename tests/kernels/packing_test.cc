@@ -1,0 +1,62 @@
+#include "kernels/packing.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+namespace whalepod {
+namespace {
+
+// Where element (row, column) is, from the layout in packing.h.
+int64_t PackedIndex(DType dtype, int64_t row, int64_t column, int64_t k) {
+  const int64_t padded_k = (k + 1) / 2 * 2;
+  const int64_t panel = row / 32 * 32 * padded_k;
+  if (dtype == DType::kF32) return panel + column * 32 + row % 32;
+  return panel + (column / 2 * 32 + row % 32) * 2 + column % 2;
+}
+
+template <typename T>
+void ExpectPacked(DType dtype, int64_t n, int64_t k) {
+  SCOPED_TRACE(testing::Message() << Name(dtype) << " " << n << "x" << k);
+  const int64_t stride = k + 3;
+  std::vector<T> w(n * stride), transposed(k * (n + 5));
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t j = 0; j < k; ++j) {
+      w[i * stride + j] = static_cast<T>(i * 131 + j + 1);
+      transposed[j * (n + 5) + i] = w[i * stride + j];
+    }
+  }
+  const int64_t bytes = PackedBytes(dtype, n, k);
+  std::vector<T> whole(bytes / sizeof(T), static_cast<T>(99)), parts = whole, turned = whole;
+  PackRows(dtype, w.data(), stride, 0, n, n, k, whole.data());
+  // The last range first: ranges do not depend on each other.
+  for (int64_t row0 = (n - 1) / 32 * 32; row0 >= 0; row0 -= 32) {
+    const int64_t rows = std::min<int64_t>(32, n - row0);
+    PackRows(dtype, w.data() + row0 * stride, stride, row0, rows, n, k, parts.data());
+  }
+  PackTransposed(dtype, transposed.data(), n + 5, n, k, turned.data());
+
+  std::vector<T> expected(whole.size(), 0);
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t j = 0; j < k; ++j) expected[PackedIndex(dtype, i, j, k)] = w[i * stride + j];
+  }
+  EXPECT_EQ(whole, expected);
+  EXPECT_EQ(parts, expected);
+  EXPECT_EQ(turned, expected);
+}
+
+TEST(Packing, PutsEachElementInItsLaneAndZerosElsewhere) {
+  for (int64_t n : {1, 31, 32, 33, 100}) {
+    for (int64_t k : {1, 2, 7, 64}) {
+      ExpectPacked<uint32_t>(DType::kF32, n, k);
+      ExpectPacked<uint16_t>(DType::kBF16, n, k);
+      ExpectPacked<uint16_t>(DType::kF16, n, k);
+      ExpectPacked<uint8_t>(DType::kF8E4M3, n, k);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace whalepod
