@@ -1,0 +1,217 @@
+// Products over DeepSeek-R1's shapes: decode against the machine's read bandwidth, prefill against
+// oneDNN's BF16 product, each pair measured alternately in the same run. Two threads, or
+// WHALEPOD_BENCH_THREADS.
+#include <benchmark/benchmark.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdlib>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+#include "dnnl.hpp"
+#include "kernels/cpu/cpu_backend.h"
+#include "kernels/cpu/thread_pool.h"
+#include "kernels/ops.h"
+#include "tests/bench/read_bandwidth.h"
+
+namespace whalepod {
+namespace {
+
+// Three times the largest L3, so that weights come from memory.
+constexpr int64_t kArenaBytes = int64_t{3} << 28;
+
+int Threads() {
+  const char* variable = std::getenv("WHALEPOD_BENCH_THREADS");
+  return variable != nullptr ? std::atoi(variable) : 2;
+}
+
+// Memory that all benchmarks take their weights from, full of small numbers in any type.
+uint8_t* Arena() {
+  static uint8_t* arena = [] {
+    void* memory =
+        mmap(nullptr, kArenaBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CHECK(memory != MAP_FAILED);
+    madvise(memory, kArenaBytes, MADV_HUGEPAGE);
+    auto* words = static_cast<uint32_t*>(memory);
+    uint32_t state = 1;
+    for (int64_t i = 0; i < kArenaBytes / 4; ++i) {
+      state = state * 1664525u + 1013904223u;
+      words[i] = (state & 0x83878387u) | 0x38303830u;
+    }
+    return static_cast<uint8_t*>(memory);
+  }();
+  return arena;
+}
+
+template <typename Fn>
+double Seconds(const Fn& fn) {
+  const auto start = std::chrono::steady_clock::now();
+  fn();
+  const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
+  return elapsed.count();
+}
+
+// One product; matrices follow each other through the arena.
+class Products {
+ public:
+  Products(DType dtype, int64_t m, int64_t n, int64_t k)
+      : scales_((n / 128 + 2) * (k / 128 + 2), 1.0f), a_(m * k, ToBF16(0.5f)), c_(m * n) {
+    auto backend = CreateCpuBackend({.threads = Threads()});
+    CHECK(backend.ok());
+    backend_ = *std::move(backend);
+    w_ = {.dtype = dtype,
+          .n = n,
+          .k = k,
+          .scales = scales_.data(),
+          .scale_stride_n = k / 128 + 1,
+          .block_n = 128,
+          .block_k = 128};
+    args_.m = m;
+    args_.a = a_.data();
+    args_.lda = k;
+    args_.w = absl::MakeConstSpan(&w_, 1);
+    args_.c = c_.data();
+    args_.ldc = n;
+  }
+  int64_t bytes() const { return PackedBytes(w_.dtype, w_.n, w_.k); }
+  int64_t matrices() const { return std::max<int64_t>(1, kArenaBytes / bytes()); }
+  void Multiply(int64_t matrix) {
+    w_.data = Arena() + matrix % matrices() * bytes();
+    CHECK(backend_->MatMul(args_).ok());
+  }
+
+ private:
+  std::vector<float> scales_;
+  std::vector<BF16> a_;
+  std::vector<float> c_;
+  std::unique_ptr<Backend> backend_;
+  PackedMatrix w_;
+  MatMulArgs args_;
+};
+
+double Median(std::vector<double> values) {
+  std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
+  return values[values.size() / 2];
+}
+
+void Decode(benchmark::State& state, DType dtype, int64_t m, int64_t n, int64_t k) {
+  Products products(dtype, m, n, k);
+  cpu::ThreadPool pool(Threads());
+  MemoryReader reader(Arena(), kArenaBytes, pool);
+  const int64_t half = products.matrices() / 2;
+  std::vector<double> ours, reads;
+  for (auto _ : state) {
+    double total = 0;
+    for (int64_t i = 0; i < products.matrices(); ++i) {
+      const int64_t other = (i + half) % products.matrices();
+      reads.push_back(
+          Seconds([&] { reader.Read(Arena() + other * products.bytes(), products.bytes()); }));
+      ours.push_back(Seconds([&] { products.Multiply(i); }));
+      total += ours.back();
+    }
+    state.SetIterationTime(total);
+  }
+  const double bytes = static_cast<double>(products.bytes());
+  state.counters["GB/s"] = bytes / Median(ours) * 1e-9;
+  state.counters["read_GB/s"] = bytes / Median(reads) * 1e-9;
+  state.counters["ratio"] = Median(reads) / Median(ours);
+}
+
+// oneDNN's product of BF16 rows and weights in the layout it likes best, to F32.
+class OneDnnProduct {
+ public:
+  OneDnnProduct(int64_t m, int64_t n, int64_t k) : engine_(dnnl::engine::kind::cpu, 0) {
+    using Tag = dnnl::memory::format_tag;
+    using Type = dnnl::memory::data_type;
+    stream_ = dnnl::stream(engine_);
+    const dnnl::memory::desc a({m, k}, Type::bf16, Tag::ab);
+    const dnnl::memory::desc w({k, n}, Type::bf16, Tag::any);
+    const dnnl::memory::desc c({m, n}, Type::f32, Tag::ab);
+    const dnnl::matmul::primitive_desc desc(dnnl::matmul::desc(a, w, c), engine_);
+    for (const auto& [index, memory] : {std::pair(DNNL_ARG_SRC, desc.src_desc()),
+                                        std::pair(DNNL_ARG_WEIGHTS, desc.weights_desc()),
+                                        std::pair(DNNL_ARG_DST, desc.dst_desc())}) {
+      dnnl::memory buffer(memory, engine_);
+      auto* values = static_cast<uint16_t*>(buffer.get_data_handle());
+      std::fill(values, values + memory.get_size() / 2, uint16_t{0x3f00});
+      args_.emplace(index, buffer);
+    }
+    product_ = dnnl::matmul(desc);
+    implementation_ = desc.impl_info_str();
+  }
+  void Multiply() {
+    product_.execute(stream_, args_);
+    stream_.wait();
+  }
+  const std::string& implementation() const { return implementation_; }
+
+ private:
+  dnnl::engine engine_;
+  dnnl::stream stream_;
+  dnnl::matmul product_;
+  std::unordered_map<int, dnnl::memory> args_;
+  std::string implementation_;
+};
+
+void Prefill(benchmark::State& state, DType dtype, int64_t m, int64_t n, int64_t k) {
+  Products products(dtype, m, n, k);
+  OneDnnProduct referee(m, n, k);
+  std::vector<double> ours, theirs;
+  for (auto _ : state) {
+    theirs.push_back(Seconds([&] { referee.Multiply(); }));
+    ours.push_back(Seconds([&] { products.Multiply(static_cast<int64_t>(ours.size())); }));
+    state.SetIterationTime(ours.back());
+  }
+  const double flops = 2.0 * static_cast<double>(m * n * k);
+  state.counters["GFLOP/s"] = flops / Median(ours) * 1e-9;
+  state.counters["oneDNN_GFLOP/s"] = flops / Median(theirs) * 1e-9;
+  state.counters["ratio"] = Median(theirs) / Median(ours);
+  state.SetLabel(referee.implementation());
+}
+
+struct Shape {
+  int64_t n, k;
+};
+
+void Register() {
+  const Shape shapes[] = {{2048, 7168},  {7168, 2048}, {1536, 7168},
+                          {24576, 1536}, {576, 7168},  {7168, 16384}};
+  for (DType dtype : {DType::kF32, DType::kBF16, DType::kF8E4M3}) {
+    for (const Shape& s : shapes) {
+      for (int64_t m : {1, 4}) {
+        benchmark::RegisterBenchmark(
+            absl::StrCat("decode/", Name(dtype), "/", m, "x", s.n, "x", s.k).c_str(), Decode, dtype,
+            m, s.n, s.k)
+            ->UseManualTime()
+            ->Unit(benchmark::kMillisecond)
+            ->Iterations(2);
+      }
+      for (int64_t m : {64, 512}) {
+        if (dtype == DType::kF32) continue;
+        benchmark::RegisterBenchmark(
+            absl::StrCat("prefill/", Name(dtype), "/", m, "x", s.n, "x", s.k).c_str(), Prefill,
+            dtype, m, s.n, s.k)
+            ->UseManualTime()
+            ->Unit(benchmark::kMillisecond)
+            ->Iterations(8);
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace whalepod
+
+int main(int argc, char** argv) {
+  // oneDNN's threads are OpenMP's.
+  setenv("OMP_NUM_THREADS", std::to_string(whalepod::Threads()).c_str(), 1);
+  benchmark::Initialize(&argc, argv);
+  whalepod::Register();
+  benchmark::RunSpecifiedBenchmarks();
+  return 0;
+}
