@@ -21,8 +21,8 @@
 namespace whalepod {
 namespace {
 
-// Enough to cover a peer's copy; a sleep and a wake cost more than this.
-constexpr int kSpins = 2000;
+// About what a sleep and a wake cost.
+constexpr int kSpins = 100;
 constexpr absl::string_view kScheme = "unix:";
 
 int UsableCores() {

@@ -20,6 +20,8 @@ namespace {
 
 // A dead peer is noticed after this long at most.
 constexpr Duration kProbeInterval = std::chrono::milliseconds(50);
+// Every so many rounds all spins are tried again.
+constexpr uint32_t kSpinTrial = 64;
 
 static_assert(std::atomic<uint32_t>::is_always_lock_free);
 static_assert(sizeof(std::atomic<uint32_t>) == sizeof(uint32_t));
@@ -108,6 +110,7 @@ class ShmCommunicator : public Communicator {
       : group_(std::move(group)),
         region_(std::move(region)),
         spins_(spins),
+        spin_limit_(spins),
         probe_(std::move(probe)),
         clock_(clock),
         sent_(group_.size()),
@@ -245,10 +248,7 @@ class ShmCommunicator : public Communicator {
       if (head.sleepers.load() > 0) FutexWakeAll(&head.gate);
       return (before & 1) == 0 ? absl::OkStatus() : Poisoned();
     }
-    for (int spin = 0; spin < spins_; ++spin) {
-      if (head.gate.load(std::memory_order_acquire) != closed) break;
-      Pause();
-    }
+    Spin(closed);
     while (head.gate.load(std::memory_order_acquire) == closed) {
       Duration left = deadline - clock_->Now();
       if (left <= Duration::zero()) return Late(kind);
@@ -258,6 +258,20 @@ class ShmCommunicator : public Communicator {
       if (head.gate.load(std::memory_order_acquire) == closed) RETURN_IF_ERROR(Probe(kind));
     }
     return region_->poisoned() ? Poisoned() : absl::OkStatus();
+  }
+
+  // Looks at the gate for a while. The while grows where it pays and shrinks to nothing where it
+  // does not: there the cores have other things to do.
+  void Spin(uint32_t closed) {
+    const std::atomic<uint32_t>& gate = region_->header().gate;
+    int limit = round_ % kSpinTrial == 0 ? spins_ : spin_limit_;
+    int spin = 0;
+    while (spin < limit && gate.load(std::memory_order_acquire) == closed) {
+      Pause();
+      ++spin;
+    }
+    if (limit == 0) return;
+    spin_limit_ = spin < limit ? std::min(spins_, 2 * spin + 8) : spin_limit_ / 2;
   }
 
   absl::Status Poisoned() { return error_.Set(region_->error()); }
@@ -288,7 +302,8 @@ class ShmCommunicator : public Communicator {
 
   const Group group_;
   const std::unique_ptr<ShmRegion> region_;
-  const int spins_;
+  const int spins_;  // at most
+  int spin_limit_;   // now
   const LivenessProbe probe_;
   const Clock* const clock_;
   uint32_t round_ = 0;            // wraps; the gate holds its lower 31 bits

@@ -88,7 +88,7 @@ class ShmRegion {
 // while waiting.
 using LivenessProbe = std::function<int()>;
 
-// `spins`: how often to look at the gate before sleeping; 0 where ranks outnumber cores.
+// `spins`: how often to look at the gate before sleeping, at most.
 std::unique_ptr<Communicator> MakeShmCommunicator(Group group, std::unique_ptr<ShmRegion> region,
                                                   int spins, LivenessProbe probe,
                                                   const Clock* clock);
