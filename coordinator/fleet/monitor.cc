@@ -110,7 +110,11 @@ void Fleet::CheckStepsLocked(TimePoint now) {
 void Fleet::FailLocked(absl::Status status) {
   if (!health_.ok()) return;
   health_ = std::move(status);
-  if (!draining_) spdlog::error("epoch {}: {}", options_.epoch, health_.ToString());
+  if (absl::IsCancelled(health_)) {
+    spdlog::info("epoch {}: ended: {}", options_.epoch, health_.message());
+  } else {
+    spdlog::error("epoch {}: {}", options_.epoch, health_.ToString());
+  }
   auto message = std::make_shared<v1::AttachResponse>();
   message->mutable_abort()->set_epoch(options_.epoch);
   message->mutable_abort()->set_reason(std::string(health_.message()));

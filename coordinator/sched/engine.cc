@@ -13,7 +13,9 @@ Engine::Engine(Options options, std::unique_ptr<Scheduler> scheduler)
       max_sequence_tokens_(scheduler->MaxSequenceTokens()),
       scheduler_(std::move(scheduler)) {}
 
-Engine::~Engine() {
+Engine::~Engine() { Stop(); }
+
+void Engine::Stop() {
   {
     std::lock_guard lock(mu_);
     stopping_ = true;

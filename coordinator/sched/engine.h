@@ -53,13 +53,15 @@ class Engine {
     int steps_ahead = 2;
   };
   Engine(Options options, std::unique_ptr<Scheduler> scheduler);
-  // Stops the thread; requests still there get no further event.
+  // Stops; requests still there get no further event.
   ~Engine();
 
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
 
   void Start();
+  // Joins the thread: no step is sent and no sink called any more. Start cannot follow.
+  void Stop();
 
   // Queues a request; its events go to `sink`. INVALID_ARGUMENT and RESOURCE_EXHAUSTED as
   // Scheduler::Submit says; UNAVAILABLE while draining; the deployment's error once it has failed.

@@ -5,7 +5,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "tests/coordinator/sched/model_worker.h"
+#include "tests/coordinator/sched/loopback_ranks.h"
 
 namespace whalepod {
 namespace {
@@ -13,73 +13,6 @@ namespace {
 using ::testing::HasSubstr;
 
 constexpr std::chrono::seconds kLong(20);
-
-// Runs each step on a thread of its own and answers the engine, as ranks would.
-class LoopbackRanks : public StepSender {
- public:
-  explicit LoopbackRanks(ModelWorker::Config config)
-      : worker_(std::move(config)), thread_([this] { Run(); }) {}
-  ~LoopbackRanks() override {
-    {
-      std::lock_guard lock(mu_);
-      stopping_ = true;
-    }
-    wake_.notify_all();
-    thread_.join();
-  }
-  void SendStep(v1::StepPlan step) override {
-    std::lock_guard lock(mu_);
-    queue_.push_back(std::move(step));
-    most_queued_ = std::max(most_queued_, queue_.size());
-    ++steps_;
-    wake_.notify_all();
-  }
-  void Hold(bool hold) {
-    std::lock_guard lock(mu_);
-    hold_ = hold;
-    wake_.notify_all();
-  }
-  bool WaitSteps(uint64_t steps) {
-    std::unique_lock lock(mu_);
-    return wake_.wait_for(lock, kLong, [&] { return steps_ >= steps; });
-  }
-
-  Engine* engine = nullptr;
-  bool lose_token = false;
-  size_t most_queued() {
-    std::lock_guard lock(mu_);
-    return most_queued_;
-  }
-  ModelWorker& worker() { return worker_; }
-
- private:
-  void Run() {
-    std::unique_lock lock(mu_);
-    while (true) {
-      wake_.wait(lock, [this] { return stopping_ || (!hold_ && !queue_.empty()); });
-      if (stopping_) return;
-      const v1::StepPlan step = queue_.front();
-      lock.unlock();
-      auto tokens = worker_.Run(step);
-      EXPECT_TRUE(tokens.ok()) << tokens.status();
-      if (lose_token && !(*tokens)[0].empty()) (*tokens)[0].pop_back();
-      lock.lock();
-      queue_.pop_front();
-      lock.unlock();
-      engine->OnStepDone({step.step(), *std::move(tokens)});
-      lock.lock();
-    }
-  }
-  ModelWorker worker_;
-  std::mutex mu_;
-  std::condition_variable wake_;
-  std::deque<v1::StepPlan> queue_;
-  size_t most_queued_ = 0;
-  uint64_t steps_ = 0;
-  bool hold_ = false;
-  bool stopping_ = false;
-  std::thread thread_;
-};
 
 class RecordingSink : public RequestSink {
  public:

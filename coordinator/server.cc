@@ -1,0 +1,299 @@
+#include "coordinator/server.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <map>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/log.h"
+#include "base/status.h"
+#include "base/units.h"
+#include "coordinator/step_time.h"
+#include "proto/plan/hash.h"
+#include "proto/plan/memory.h"
+
+namespace whalepod {
+namespace {
+
+// How long workers may take to leave after they were told to.
+constexpr std::chrono::seconds kLeave(5);
+// A poll of the stop flag while the engine drains.
+constexpr std::chrono::milliseconds kDrainPoll(50);
+
+Duration Seconds(double seconds) {
+  return std::chrono::duration_cast<Duration>(std::chrono::duration<double>(seconds));
+}
+
+std::string NameOf(const ServeOptions& options) {
+  if (!options.served_model_name.empty()) return options.served_model_name;
+  std::filesystem::path path(options.model);
+  if (!path.has_filename()) path = path.parent_path();
+  std::error_code error;
+  const std::filesystem::path real = std::filesystem::weakly_canonical(path, error);
+  return (error ? path : real).filename().string();
+}
+
+// Ranks in order, one host entry for each run of ranks on one host.
+std::vector<v1::Host> HostsOf(const std::vector<v1::Hello>& hellos) {
+  std::vector<v1::Host> hosts;
+  for (const v1::Hello& hello : hellos) {
+    if (hosts.empty() || hosts.back().name() != hello.host()) {
+      hosts.emplace_back().set_name(hello.host());
+      hosts.back().set_device_name("cpu");
+    }
+    hosts.back().set_devices(hosts.back().devices() + 1);
+    hosts.back().set_memory_bytes(hosts.back().memory_bytes() + hello.memory_bytes());
+  }
+  return hosts;
+}
+
+// Where a host's ranks do not follow each other it has several entries in `hosts`: its KV must be
+// shared among all of them.
+void ShareKv(const std::vector<v1::Hello>& hellos, PlanRequest* request) {
+  std::map<std::string, int64_t> ranks, entries;
+  for (const v1::Hello& hello : hellos) ++ranks[hello.host()];
+  for (const v1::Host& host : request->hosts) ++entries[host.name()];
+  if (entries.size() == request->hosts.size()) return;
+  int64_t most = 1;
+  for (const auto& [host, count] : ranks) most = std::max(most, count);
+  const int64_t bytes = request->kv_bytes_per_host > 0 ? request->kv_bytes_per_host : 512 * kMiB;
+  request->runtime.set_kv_bytes_per_rank(bytes / most);
+  spdlog::warn("ranks of one host do not follow each other: neighbours will talk over the network");
+}
+
+FleetOptions FleetOptionsOf(const ServeOptions& options, uint64_t epoch) {
+  FleetOptions fleet;
+  fleet.ranks = options.ranks();
+  fleet.epoch = epoch;
+  fleet.join_timeout = Seconds(options.join_timeout);
+  fleet.plan_timeout = Seconds(options.plan_timeout);
+  fleet.load_timeout = Seconds(options.load_timeout);
+  fleet.connect_timeout = Seconds(options.connect_timeout);
+  fleet.warm_timeout = Seconds(options.warm_timeout);
+  fleet.step_stall = Seconds(options.step_stall);
+  return fleet;
+}
+
+}  // namespace
+
+CoordinatorServer::CoordinatorServer(const ServeOptions& options, Checkpoint checkpoint)
+    : options_(options), checkpoint_(std::move(checkpoint)) {}
+
+CoordinatorServer::~CoordinatorServer() {
+  // Clients go first, then steps, then ranks: nobody calls into what is gone.
+  api_.reset();
+  if (engine_ != nullptr) engine_->Stop();
+  control_.reset();
+  fleet_.reset();
+}
+
+absl::StatusOr<std::unique_ptr<CoordinatorServer>> CoordinatorServer::Start(
+    const ServeOptions& options) {
+  ASSIGN_OR_RETURN(Checkpoint checkpoint, Checkpoint::Open(options.model));
+  RETURN_IF_ERROR(checkpoint.CheckScales());
+  std::unique_ptr<CoordinatorServer> server(new CoordinatorServer(options, std::move(checkpoint)));
+  RETURN_IF_ERROR(server->MakePlanFor({}));
+  RETURN_IF_ERROR(server->Listen());
+  return server;
+}
+
+absl::Status CoordinatorServer::MakePlanFor(const std::vector<v1::Hello>& hellos) {
+  ASSIGN_OR_RETURN(PlanRequest request, MakePlanRequest(options_, checkpoint_));
+  request.hosts = HostsOf(hellos);
+  ShareKv(hellos, &request);
+  ASSIGN_OR_RETURN(v1::ShardingPlan plan, MakePlan(request));
+  RETURN_IF_ERROR(BindPlan(checkpoint_, &plan));
+  const v1::RuntimeSpec& runtime = plan.runtime();
+  if (runtime.max_num_seqs() > runtime.max_num_batched_tokens()) {
+    return absl::InvalidArgumentError(absl::StrCat("--max-num-seqs is ", runtime.max_num_seqs(),
+                                                   ", must be at most --max-num-batched-tokens ",
+                                                   runtime.max_num_batched_tokens()));
+  }
+  std::lock_guard lock(mu_);
+  plan_ = std::move(plan);
+  return absl::OkStatus();
+}
+
+absl::Status CoordinatorServer::Listen() {
+  ASSIGN_OR_RETURN(epochs_, EpochStore::Open(options_.state_dir));
+  ASSIGN_OR_RETURN(epoch_, epochs_->Next());
+  FleetOptions fleet = FleetOptionsOf(options_, epoch_);
+  fleet.predict = [model = StepTime(plan_)](const v1::StepPlan& step) { return model.Of(step); };
+  fleet_ = std::make_unique<Fleet>(std::move(fleet));
+  fleet_->SetOnFailed([this](const absl::Status& status) { Fail(status); });
+
+  ApiServer::Options api;
+  api.host = options_.host;
+  api.port = options_.grpc_port;
+  api.status = [this](v1::GetStatusResponse* status) { FillStatus(status); };
+  ASSIGN_OR_RETURN(api_, ApiServer::Start(std::move(api), DescribeModel()));
+  ASSIGN_OR_RETURN(control_,
+                   ControlServer::Start(options_.host, options_.control_port, fleet_.get()));
+  spdlog::info("epoch {}: {} as {}, {} ranks; clients on {}:{}, workers on {}:{}", epoch_,
+               NameOf(options_), LayoutName(plan_.layout()), ranks(), options_.host, grpc_port(),
+               options_.host, control_port());
+  return absl::OkStatus();
+}
+
+ServedModel CoordinatorServer::DescribeModel() const {
+  ServedModel model;
+  model.name = NameOf(options_);
+  model.model_type = plan_.model().model_type();
+  model.vocab_size = static_cast<uint32_t>(plan_.model().vocab_size());
+  model.max_model_len = static_cast<uint32_t>(plan_.runtime().max_model_len());
+  for (const int64_t id : plan_.model().eos_token_ids()) {
+    model.eos_token_ids.push_back(static_cast<uint32_t>(id));
+  }
+  model.bos_token_id = static_cast<uint32_t>(plan_.model().bos_token_id());
+  model.default_temperature = checkpoint_.defaults.temperature;
+  model.has_tokenizer = checkpoint_.has_tokenizer;
+  model.plan_hash = plan_.hash();
+  model.layout = LayoutName(plan_.layout());
+  if (engine_ != nullptr) model.kv_tokens = engine_->MaxSequenceTokens();
+  return model;
+}
+
+absl::Status CoordinatorServer::BringUp() {
+  ASSIGN_OR_RETURN(const std::vector<v1::Hello> hellos, fleet_->WaitJoined());
+  RETURN_IF_ERROR(MakePlanFor(hellos));
+  spdlog::info("epoch {}: plan {}: {} of weights in {} tensors", epoch_,
+               HexOf(plan_.hash()).substr(0, 16), FormatBytes(plan_.total_bytes()),
+               FormatCount(plan_.total_tensors()));
+  RETURN_IF_ERROR(fleet_->Plan(plan_));
+  RETURN_IF_ERROR(fleet_->Load());
+  RETURN_IF_ERROR(fleet_->Connect());
+  RETURN_IF_ERROR(fleet_->Warm());
+  return StartEngine();
+}
+
+absl::Status CoordinatorServer::StartEngine() {
+  const v1::RuntimeSpec& runtime = plan_.runtime();
+  SchedulerConfig config;
+  const int tp = std::max(1, plan_.layout().tp());
+  for (int rank = 0; rank < plan_.ranks_size(); rank += tp) {
+    config.group_blocks.push_back(
+        static_cast<uint32_t>(KvBlocks(HeaderOf(plan_), plan_.ranks(rank))));
+  }
+  config.block_tokens = static_cast<uint32_t>(runtime.kv_block_tokens());
+  config.max_num_seqs = static_cast<uint32_t>(runtime.max_num_seqs());
+  config.max_num_batched_tokens = static_cast<uint32_t>(runtime.max_num_batched_tokens());
+  config.max_model_len = static_cast<uint32_t>(runtime.max_model_len());
+  config.max_waiting = options_.max_waiting;
+  config.min_chunk = options_.min_prefill_chunk;
+  config.first_step = Fleet::kFirstStep;
+  for (const int64_t id : plan_.model().eos_token_ids()) {
+    config.eos_token_ids.push_back(static_cast<uint32_t>(id));
+  }
+  ASSIGN_OR_RETURN(std::unique_ptr<Scheduler> scheduler, Scheduler::Create(std::move(config)));
+  Engine::Options options;
+  options.sender = fleet_.get();
+  auto engine = std::make_unique<Engine>(options, std::move(scheduler));
+  Engine* const running = engine.get();
+  running->SetOnBroken([this](const absl::Status& status) { fleet_->Abort(status); });
+  fleet_->SetOnStep([running](StepOutcome outcome) { running->OnStepDone(std::move(outcome)); });
+  {
+    std::lock_guard lock(mu_);
+    engine_ = std::move(engine);
+    // A rank may have been lost since it warmed.
+    if (!failure_.ok()) return failure_;
+  }
+  running->Start();
+  api_->SetReady(DescribeModel(), running);
+  spdlog::info("epoch {}: serving {} on {}:{}", epoch_, NameOf(options_), options_.host,
+               grpc_port());
+  return absl::OkStatus();
+}
+
+absl::Status CoordinatorServer::Run() { return WindDown(Serve()); }
+
+// OK: asked to stop while ready.
+absl::Status CoordinatorServer::Serve() {
+  const absl::Status up = BringUp();
+  std::unique_lock lock(mu_);
+  if (!up.ok()) return failure_.ok() ? up : failure_;
+  changed_.wait(lock, [this] { return stops_ > 0 || !failure_.ok(); });
+  return failure_;
+}
+
+absl::Status CoordinatorServer::WindDown(absl::Status end) {
+  const auto stops = [this] {
+    std::lock_guard lock(mu_);
+    return stops_;
+  };
+  api_->SetNotReady(end.ok() || stops() > 0
+                        ? absl::UnavailableError("the deployment is shutting down")
+                        : absl::UnavailableError(end.message()));
+  if (!end.ok()) {
+    if (engine_ != nullptr) engine_->Fail(absl::UnavailableError(end.message()));
+    fleet_->Abort(end);
+    fleet_->WaitGone(kLeave);
+    api_->Shutdown(std::chrono::milliseconds(500));
+    return stops() > 0 && absl::IsCancelled(end) ? absl::OkStatus() : end;
+  }
+  spdlog::info("epoch {}: draining", epoch_);
+  engine_->Drain();
+  const auto limit = std::chrono::steady_clock::now() + Seconds(options_.drain_timeout);
+  while (!engine_->WaitDrained(kDrainPoll)) {
+    if (stops() < 2 && std::chrono::steady_clock::now() < limit) continue;
+    engine_->EndRequests(absl::UnavailableError("the deployment is shutting down"));
+    engine_->WaitDrained(std::chrono::seconds(2));
+    break;
+  }
+  if (!fleet_->Drain("the coordinator is shutting down", kLeave)) {
+    spdlog::warn("epoch {}: some workers did not leave in time", epoch_);
+  }
+  fleet_->WaitGone(Duration(0));
+  api_->Shutdown(std::chrono::milliseconds(500));
+  return engine_->Health();
+}
+
+void CoordinatorServer::Stop() {
+  bool first = false;
+  bool ready = false;
+  {
+    std::lock_guard lock(mu_);
+    first = stops_++ == 0;
+    ready = engine_ != nullptr;
+    changed_.notify_all();
+  }
+  // Nothing runs yet that could be drained; this frees BringUp from its wait.
+  if (first && !ready) fleet_->Abort(absl::CancelledError("stopped before it was ready"));
+}
+
+void CoordinatorServer::StopNow() {
+  Stop();
+  Stop();
+}
+
+void CoordinatorServer::Fail(const absl::Status& status) {
+  Engine* engine = nullptr;
+  {
+    std::lock_guard lock(mu_);
+    if (!failure_.ok()) return;
+    failure_ = status;
+    engine = engine_.get();
+    changed_.notify_all();
+  }
+  if (engine != nullptr) engine->Fail(absl::UnavailableError(status.message()));
+  fleet_->Abort(status);
+}
+
+void CoordinatorServer::FillStatus(v1::GetStatusResponse* status) const {
+  fleet_->FillStatus(status);
+  std::lock_guard lock(mu_);
+  if (status->state() == "ready" && stops_ > 0) status->set_state("stopping");
+  if (engine_ == nullptr) {
+    // All ranks are ready a moment before the engine is.
+    if (status->state() == "ready") status->set_state("starting");
+    return;
+  }
+  const SchedulerStats stats = engine_->Stats();
+  status->set_running(stats.running);
+  status->set_waiting(stats.waiting);
+  status->set_steps(stats.steps);
+  status->set_kv_blocks_total(stats.blocks_total);
+  status->set_kv_blocks_used(stats.blocks_owned);
+}
+
+}  // namespace whalepod

@@ -1,0 +1,338 @@
+#include "coordinator/api/api_server.h"
+
+#include <grpcpp/grpcpp.h>
+
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/coordinator/sched/loopback_ranks.h"
+#include "whalepod/v1/inference.grpc.pb.h"
+
+namespace whalepod {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr std::chrono::seconds kLong(20);
+
+class ApiServerTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    SchedulerConfig config;
+    config.group_blocks = {64};
+    config.block_tokens = 4;
+    config.max_num_seqs = 4;
+    config.max_num_batched_tokens = 64;
+    config.max_model_len = 200;
+    config.max_waiting = 3;
+    config.min_chunk = 16;
+    ModelWorker::Config worker;
+    worker.group_blocks = config.group_blocks;
+    worker.block_tokens = 4;
+    worker.max_num_seqs = 4;
+    worker.max_num_batched_tokens = 64;
+    worker.vocab_size = 1000;
+    ranks_ = std::make_unique<LoopbackRanks>(worker);
+    Engine::Options options;
+    options.sender = ranks_.get();
+    options.idle_step = std::chrono::milliseconds(20);
+    engine_ = std::make_unique<Engine>(options, Scheduler::Create(config).value());
+    ranks_->engine = engine_.get();
+    engine_->Start();
+
+    model_.name = "r1-draft";
+    model_.model_type = "deepseek_v3";
+    model_.vocab_size = 1000;
+    model_.max_model_len = 200;
+    model_.kv_tokens = engine_->MaxSequenceTokens();
+    model_.eos_token_ids = {1};
+    model_.layout = "tp2";
+    ApiServer::Options server;
+    server.status = [](v1::GetStatusResponse* status) {
+      status->set_state("starting");
+      status->set_message("phase LOADED: 1 of 2 ranks");
+    };
+    auto started = ApiServer::Start(server, model_);
+    ASSERT_TRUE(started.ok()) << started.status();
+    server_ = std::move(started).value();
+    channel_ = grpc::CreateChannel(absl::StrCat("127.0.0.1:", server_->port()),
+                                   grpc::InsecureChannelCredentials());
+    stub_ = v1::InferenceService::NewStub(channel_);
+  }
+  void TearDown() override {
+    server_.reset();
+    ranks_.reset();
+    engine_.reset();
+  }
+
+  static v1::GenerateRequest Request(uint32_t salt, uint32_t max_tokens) {
+    v1::GenerateRequest request;
+    for (uint32_t i = 0; i < 5; ++i) request.mutable_token_ids()->add_ids(salt + i);
+    request.mutable_options()->set_seed(salt);
+    request.mutable_options()->set_max_tokens(max_tokens);
+    request.mutable_options()->set_ignore_eos(true);
+    return request;
+  }
+
+  struct Answer {
+    v1::GenerateResponse::Started started;
+    std::vector<uint32_t> tokens;
+    v1::GenerateResponse::Finished finished;
+    grpc::Status status;
+  };
+  Answer Generate(const v1::GenerateRequest& request) {
+    Answer answer;
+    grpc::ClientContext context;
+    auto reader = stub_->Generate(&context, request);
+    v1::GenerateResponse response;
+    while (reader->Read(&response)) {
+      if (response.has_started()) answer.started = response.started();
+      for (const auto& token : response.tokens().tokens())
+        answer.tokens.push_back(token.token_id());
+      if (response.has_finished()) answer.finished = response.finished();
+    }
+    answer.status = reader->Finish();
+    return answer;
+  }
+
+  static v1::ErrorDetail Detail(const grpc::Status& status) {
+    v1::RpcStatus rpc;
+    v1::ErrorDetail detail;
+    EXPECT_TRUE(rpc.ParseFromString(status.error_details()));
+    if (rpc.details_size() > 0) rpc.details(0).UnpackTo(&detail);
+    return detail;
+  }
+
+  // Waits until nothing runs or waits and every block is free.
+  void ExpectAllFreed() {
+    const auto deadline = std::chrono::steady_clock::now() + kLong;
+    SchedulerStats stats = engine_->Stats();
+    while ((stats.running + stats.waiting + stats.blocks_owned + stats.blocks_promised > 0) &&
+           std::chrono::steady_clock::now() < deadline) {
+      std::this_thread::yield();
+      stats = engine_->Stats();
+    }
+    EXPECT_EQ(stats.running + stats.waiting + stats.blocks_owned + stats.blocks_promised, 0u);
+    EXPECT_TRUE(engine_->Audit().ok()) << engine_->Audit();
+  }
+
+  // One Health.Check by hand: the service has no generated stub here. Field 1 of the answer: 1
+  // SERVING, 2 NOT_SERVING.
+  grpc::Status CheckHealth(const std::string& service, int* state) {
+    std::string request;
+    if (!service.empty()) {
+      request = absl::StrCat("\x0a", std::string(1, static_cast<char>(service.size())), service);
+    }
+    const grpc::Slice slice(request);
+    const grpc::ByteBuffer buffer(&slice, 1);
+    grpc::internal::RpcMethod method("/grpc.health.v1.Health/Check",
+                                     grpc::internal::RpcMethod::NORMAL_RPC);
+    grpc::ClientContext context;
+    grpc::ByteBuffer answer;
+    const grpc::Status status =
+        grpc::internal::BlockingUnaryCall(channel_.get(), method, &context, buffer, &answer);
+    *state = 0;
+    std::vector<grpc::Slice> slices;
+    if (status.ok() && answer.Dump(&slices).ok()) {
+      std::string bytes;
+      for (const grpc::Slice& s : slices) bytes.append(s.begin(), s.end());
+      if (bytes.size() == 2 && bytes[0] == 8) *state = bytes[1];
+    }
+    return status;
+  }
+
+  std::unique_ptr<LoopbackRanks> ranks_;
+  std::unique_ptr<Engine> engine_;
+  ServedModel model_;
+  std::unique_ptr<ApiServer> server_;
+  std::shared_ptr<grpc::Channel> channel_;
+  std::unique_ptr<v1::InferenceService::Stub> stub_;
+};
+
+TEST_F(ApiServerTest, NotReadySaysHowFarItIs) {
+  const Answer answer = Generate(Request(1, 4));
+  EXPECT_EQ(answer.status.error_code(), grpc::StatusCode::UNAVAILABLE);
+  EXPECT_THAT(answer.status.error_message(), HasSubstr("phase LOADED: 1 of 2 ranks"));
+  EXPECT_EQ(Detail(answer.status).reason(), "NOT_READY");
+  EXPECT_GT(Detail(answer.status).retry_delay_ms(), 0u);
+}
+
+TEST_F(ApiServerTest, HealthFollowsReadiness) {
+  int state = 0;
+  for (const std::string service : {"", "whalepod.v1.InferenceService"}) {
+    ASSERT_TRUE(CheckHealth(service, &state).ok());
+    EXPECT_EQ(state, 2) << service;
+  }
+  server_->SetReady(model_, engine_.get());
+  for (const std::string service : {"", "whalepod.v1.InferenceService"}) {
+    ASSERT_TRUE(CheckHealth(service, &state).ok());
+    EXPECT_EQ(state, 1) << service;
+  }
+  EXPECT_EQ(CheckHealth("nobody", &state).error_code(), grpc::StatusCode::NOT_FOUND);
+  server_->SetNotReady(absl::UnavailableError("rank 1 is lost"));
+  ASSERT_TRUE(CheckHealth("", &state).ok());
+  EXPECT_EQ(state, 2);
+  EXPECT_THAT(Generate(Request(1, 4)).status.error_message(), HasSubstr("rank 1 is lost"));
+}
+
+TEST_F(ApiServerTest, StreamsTokensThenUsage) {
+  server_->SetReady(model_, engine_.get());
+  v1::GenerateRequest request = Request(7, 9);
+  request.set_request_id("mine");
+  const Answer answer = Generate(request);
+  ASSERT_TRUE(answer.status.ok()) << answer.status.error_message();
+  EXPECT_EQ(answer.started.request_id(), "mine");
+  EXPECT_EQ(answer.started.seed(), 7u);
+  EXPECT_EQ(answer.started.model(), "r1-draft");
+  ASSERT_EQ(answer.tokens.size(), 9u);
+  const std::vector<uint32_t> prompt(request.token_ids().ids().begin(),
+                                     request.token_ids().ids().end());
+  for (uint32_t i = 0; i < 9; ++i) {
+    EXPECT_EQ(answer.tokens[i], ModelWorker::TokenAt(prompt, 7, i, 1000));
+  }
+  EXPECT_EQ(answer.finished.reason(), v1::FINISH_REASON_LENGTH);
+  EXPECT_EQ(answer.finished.usage().prompt_tokens(), 5u);
+  EXPECT_EQ(answer.finished.usage().completion_tokens(), 9u);
+  EXPECT_FALSE(Generate(Request(7, 1)).started.request_id().empty());
+}
+
+TEST_F(ApiServerTest, ManyClientsAtOnce) {
+  server_->SetReady(model_, engine_.get());
+  std::vector<std::thread> threads;
+  std::vector<Answer> answers(6);
+  for (uint32_t i = 0; i < 6; ++i) {
+    threads.emplace_back([&, i] { answers[i] = Generate(Request(i, 3 + i)); });
+  }
+  for (std::thread& thread : threads) thread.join();
+  for (uint32_t i = 0; i < 6; ++i) {
+    EXPECT_TRUE(answers[i].status.ok()) << answers[i].status.error_message();
+    EXPECT_EQ(answers[i].tokens.size(), 3 + i);
+  }
+  ExpectAllFreed();
+}
+
+TEST_F(ApiServerTest, BadRequestsCarryTheField) {
+  server_->SetReady(model_, engine_.get());
+  v1::GenerateRequest request = Request(1, 4);
+  request.mutable_options()->set_temperature(3);
+  const Answer answer = Generate(request);
+  EXPECT_EQ(answer.status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(Detail(answer.status).field(), "options.temperature");
+  EXPECT_EQ(Detail(answer.status).value(), "3");
+}
+
+TEST_F(ApiServerTest, AFullQueueSaysWhenToRetry) {
+  server_->SetReady(model_, engine_.get());
+  ranks_->Hold(true);
+  // Four run, three wait, and the step thread is held: the eighth finds the queue full.
+  std::vector<std::unique_ptr<grpc::ClientContext>> contexts;
+  std::vector<std::unique_ptr<grpc::ClientReader<v1::GenerateResponse>>> readers;
+  for (uint32_t i = 0; i < 7; ++i) {
+    contexts.push_back(std::make_unique<grpc::ClientContext>());
+    readers.push_back(stub_->Generate(contexts.back().get(), Request(i, 20)));
+    v1::GenerateResponse response;
+    ASSERT_TRUE(readers.back()->Read(&response));
+    if (i < 4) {
+      const auto deadline = std::chrono::steady_clock::now() + kLong;
+      while (engine_->Stats().waiting > 0 && std::chrono::steady_clock::now() < deadline) {
+        // Two held steps are in flight; let the ranks do one so that the next can be admitted.
+        ranks_->Hold(false);
+        std::this_thread::yield();
+      }
+      ranks_->Hold(true);
+    }
+  }
+  const Answer answer = Generate(Request(9, 4));
+  EXPECT_EQ(answer.status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_EQ(Detail(answer.status).reason(), "QUEUE_FULL");
+  EXPECT_GT(Detail(answer.status).retry_delay_ms(), 0u);
+  for (auto& context : contexts) context->TryCancel();
+  for (auto& reader : readers) reader->Finish();
+  ranks_->Hold(false);
+  ExpectAllFreed();
+}
+
+TEST_F(ApiServerTest, CancelFreesEverything) {
+  server_->SetReady(model_, engine_.get());
+  ranks_->Hold(true);
+  grpc::ClientContext context;
+  auto reader = stub_->Generate(&context, Request(3, 150));
+  v1::GenerateResponse response;
+  ASSERT_TRUE(reader->Read(&response));
+  EXPECT_TRUE(response.has_started());
+  context.TryCancel();
+  while (reader->Read(&response)) {
+  }
+  EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::CANCELLED);
+  const auto deadline = std::chrono::steady_clock::now() + kLong;
+  while (engine_->Stats().cancelled == 0 && std::chrono::steady_clock::now() < deadline) {
+    std::this_thread::yield();
+  }
+  ranks_->Hold(false);
+  ExpectAllFreed();
+  EXPECT_EQ(engine_->Stats().cancelled, 1u);
+}
+
+TEST_F(ApiServerTest, ADeadlineFreesEverything) {
+  server_->SetReady(model_, engine_.get());
+  ranks_->Hold(true);
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() + std::chrono::milliseconds(100));
+  auto reader = stub_->Generate(&context, Request(3, 150));
+  v1::GenerateResponse response;
+  while (reader->Read(&response)) {
+  }
+  EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
+  const auto deadline = std::chrono::steady_clock::now() + kLong;
+  while (engine_->Stats().cancelled == 0 && std::chrono::steady_clock::now() < deadline) {
+    std::this_thread::yield();
+  }
+  ranks_->Hold(false);
+  ExpectAllFreed();
+}
+
+TEST_F(ApiServerTest, ALostDeploymentEndsStreamsByName) {
+  server_->SetReady(model_, engine_.get());
+  ranks_->Hold(true);
+  grpc::ClientContext context;
+  auto reader = stub_->Generate(&context, Request(3, 150));
+  v1::GenerateResponse response;
+  ASSERT_TRUE(reader->Read(&response));
+  engine_->Fail(absl::UnavailableError("rank 3 (worker w3) was lost"));
+  while (reader->Read(&response)) {
+  }
+  const grpc::Status status = reader->Finish();
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::UNAVAILABLE);
+  EXPECT_THAT(status.error_message(), HasSubstr("rank 3"));
+}
+
+TEST_F(ApiServerTest, GetModelAndReflection) {
+  grpc::ClientContext context;
+  v1::GetModelRequest request;
+  v1::GetModelResponse response;
+  ASSERT_TRUE(stub_->GetModel(&context, request, &response).ok());
+  EXPECT_EQ(response.model(), "r1-draft");
+  EXPECT_EQ(response.vocab_size(), 1000u);
+  EXPECT_EQ(response.layout(), "tp2");
+  grpc::ClientContext other;
+  request.set_model("nobody");
+  EXPECT_EQ(stub_->GetModel(&other, request, &response).error_code(), grpc::StatusCode::NOT_FOUND);
+  grpc::ClientContext third;
+  v1::GetStatusResponse status;
+  ASSERT_TRUE(stub_->GetStatus(&third, v1::GetStatusRequest(), &status).ok());
+  EXPECT_EQ(status.state(), "starting");
+}
+
+TEST_F(ApiServerTest, APortInUseIsAnError) {
+  ApiServer::Options options;
+  options.port = server_->port();
+  options.status = [](v1::GetStatusResponse*) {};
+  const absl::Status status = ApiServer::Start(options, model_).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(status.message(), HasSubstr(absl::StrCat(server_->port())));
+}
+
+}  // namespace
+}  // namespace whalepod
