@@ -5,16 +5,33 @@ namespace whalepod::cpu::WHALEPOD_ISA {
 
 namespace {
 
-WHALEPOD_INLINE void StoreScalar(float* p, float x) { *p = x; }
-WHALEPOD_INLINE void StoreScalar(BF16* p, float x) { StorePartial(p, Set(x), 1); }
+constexpr int64_t kPiece = 64;  // elements widened to F32 at once; even
 
-template <typename T>
-void RotateHead(const float* cos, const float* sin, int64_t dim, T* x) {
-  for (int64_t i = 0; i < dim / 2; ++i) {
-    const float a = LoadScalar(x + 2 * i);
-    const float b = LoadScalar(x + 2 * i + 1);
-    StoreScalar(x + 2 * i, a * cos[i] - b * sin[i]);
-    StoreScalar(x + 2 * i + 1, a * sin[i] + b * cos[i]);
+void RotatePairs(const float* cos, const float* sin, int64_t pairs, float* x) {
+  for (int64_t i = 0; i < pairs; ++i) {
+    const float a = x[2 * i];
+    const float b = x[2 * i + 1];
+    x[2 * i] = a * cos[i] - b * sin[i];
+    x[2 * i + 1] = a * sin[i] + b * cos[i];
+  }
+}
+
+void RotateHead(const float* cos, const float* sin, int64_t dim, float* x) {
+  RotatePairs(cos, sin, dim / 2, x);
+}
+
+void RotateHead(const float* cos, const float* sin, int64_t dim, BF16* x) {
+  float wide[kPiece];
+  for (int64_t i = 0; i < dim; i += kPiece) {
+    const int n = static_cast<int>(dim - i < kPiece ? dim - i : kPiece);
+    for (int j = 0; j < n; j += 16) {
+      Store(wide + j, n - j >= 16 ? Load(x + i + j) : LoadPartial(x + i + j, n - j));
+    }
+    RotatePairs(cos + i / 2, sin + i / 2, n / 2, wide);
+    for (int j = 0; j < n; j += 16) {
+      const F32x16 rotated = Load(wide + j);
+      n - j >= 16 ? Store(x + i + j, rotated) : StorePartial(x + i + j, rotated, n - j);
+    }
   }
 }
 

@@ -1,5 +1,7 @@
 // Both forms of attention: bit for bit against plain arithmetic, close to the truth, and equal
 // however a prompt is cut.
+#include <sys/mman.h>
+
 #include <optional>
 
 #include "tests/kernels/attention_reference.h"
@@ -183,6 +185,28 @@ TEST(AttentionExpanded, AnyChunkingGivesTheSameBits) {
   }
 }
 
+// A NaN at the last position reaches the queries that see it and no other.
+TEST(AttentionExpanded, LaterPositionsDoNotLeak) {
+  const Shape shape = {38, 3, 2, 16, 8, 16, 32, 8, true};
+  Expanded attention(shape, DType::kBF16);
+  const Buffer expected = attention.Expected();
+  const int64_t bad = 21;  // of the queries; not at a multiple of any block
+  for (int64_t i = 0; i < attention.latents.width; ++i) {
+    attention.latents.memory.Set(attention.latents.At(shape.pos0 + bad, i), reference::kNan);
+  }
+  OnEveryBackend([&](Backend& backend) {
+    Buffer out(DType::kBF16, expected.size());
+    attention.Run(backend, 0, shape.tokens, &out);
+    for (int64_t i = 0; i < out.size(); ++i) {
+      if (i / (shape.heads * shape.v) < bad) {
+        ASSERT_TRUE(reference::SameBits(out.Get(i), expected.Get(i))) << "element " << i;
+      } else {
+        ASSERT_TRUE(std::isnan(out.Get(i))) << "element " << i;
+      }
+    }
+  });
+}
+
 // F32, so what differs from the truth is the order of sums alone: 1e-5 for values below 10.
 TEST(AttentionExpanded, IsCloseToTheTruth) {
   const Shape shape = {6, 190, 2, 32, 16, 32, 64, 64, true};
@@ -239,6 +263,10 @@ class Absorbed {
 
   // Rows [begin, end) as one call.
   void Run(Backend& backend, int64_t begin, int64_t end, Buffer* out) {
+    Run(backend, latents.Cache(), tables.data(), begin, end, out);
+  }
+  void Run(Backend& backend, const LatentCache& cache, const int32_t* const* block_tables,
+           int64_t begin, int64_t end, Buffer* out) {
     AttentionAbsorbedArgs args;
     args.tokens = end - begin;
     args.heads = s.heads;
@@ -247,8 +275,8 @@ class Absorbed {
     args.ldq = s.heads * Width();
     args.q = static_cast<const char*>(q.data()) + begin * args.ldq * SizeOf(type);
     args.positions = s.positions.data() + begin;
-    args.block_tables = tables.data() + begin;
-    args.cache = latents.Cache();
+    args.block_tables = block_tables + begin;
+    args.cache = cache;
     args.scale = scale;
     args.ldo = s.heads * s.lora;
     args.out = static_cast<char*>(out->data()) + begin * args.ldo * SizeOf(type);
@@ -289,6 +317,40 @@ TEST(AttentionAbsorbed, FollowsTheOrder) {
       });
     }
   }
+}
+
+// Blocks further apart than 32 bits of elements can say.
+TEST(AttentionAbsorbed, FarBlocks) {
+  const int64_t width = 40, block_tokens = 4, tokens = 7, far = int64_t{3} << 30;
+  const int64_t bytes = (far + block_tokens * width) * 2;
+  void* memory = mmap(nullptr, static_cast<size_t>(bytes), PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (memory == MAP_FAILED) GTEST_SKIP() << "no address space";
+  Absorbed near({4, 32, 8, block_tokens, {tokens - 1}}, DType::kBF16);
+  const Buffer expected = near.Expected();
+  const std::vector<int32_t> table = {1, 0};
+  const int32_t* tables[] = {table.data()};
+  OnEveryBackend([&](Backend& backend) {
+    Buffer rows(DType::kBF16, tokens * width);
+    std::vector<int64_t> slots;
+    for (int64_t t = 0; t < tokens; ++t) {
+      slots.push_back(table[static_cast<size_t>(t / block_tokens)] * block_tokens +
+                      t % block_tokens);
+      for (int64_t i = 0; i < width; ++i) rows.Set(t * width + i, near.latents.Get(t, i));
+    }
+    const LatentCache cache = {memory, DType::kBF16, block_tokens, width, far, 2};
+    CacheWriteArgs write;
+    write.tokens = tokens;
+    write.cache = cache;
+    write.slots = slots.data();
+    write.rows = rows.data();
+    write.ld = width;
+    ASSERT_TRUE(backend.CacheWrite(write).ok());
+    Buffer out(DType::kBF16, expected.size());
+    near.Run(backend, cache, tables, 0, 1, &out);
+    ExpectSameBits(out, expected);
+  });
+  munmap(memory, static_cast<size_t>(bytes));
 }
 
 // The two forms of the same attention, in F32: query absorbed into k_up, values raised after.

@@ -89,7 +89,7 @@ TEST(RmsNorm, FollowsTheLanes) {
 }
 
 TEST(Rope, RotatesInterleavedPairs) {
-  const int64_t tokens = 3, heads = 2, dim = 10, max_position = 9;
+  const int64_t tokens = 3, heads = 2, dim = 86, max_position = 9;
   Random random(5);
   const std::vector<float> cos = random.Floats(max_position * dim / 2);
   const std::vector<float> sin = random.Floats(max_position * dim / 2);
