@@ -7,6 +7,9 @@
 namespace whalepod {
 namespace {
 
+// The published model makes its two inner norms with the class's default, not rms_norm_eps.
+constexpr float kLoraNormEps = 1e-6f;
+
 // Element `index` of a buffer of the activation type.
 void* At(void* base, DType type, int64_t index) {
   return static_cast<std::byte*>(base) + index * SizeOf(type);
@@ -91,7 +94,7 @@ absl::Status MlaBlock::Queries(const AttentionWeights& w, const Batch& batch, co
                                        .ldx = d.q_lora,
                                        .weight = w.q_a_norm.data,
                                        .weight_type = w.q_a_norm.dtype,
-                                       .eps = d.eps,
+                                       .eps = kLoraNormEps,
                                        .out = c_q_,
                                        .out_type = d.type,
                                        .ldo = d.q_lora}));
@@ -122,7 +125,7 @@ absl::Status MlaBlock::Latents(const AttentionWeights& w, const LatentCache& cac
                                      .ldx = d.latent(),
                                      .weight = w.kv_a_norm.data,
                                      .weight_type = w.kv_a_norm.dtype,
-                                     .eps = d.eps,
+                                     .eps = kLoraNormEps,
                                      .out = latent_,
                                      .out_type = d.type,
                                      .ldo = d.latent()}));
