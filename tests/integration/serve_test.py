@@ -1,0 +1,162 @@
+"""One deployment on four workers, seen by a real gRPC client and by the command line."""
+
+import concurrent.futures
+import json
+import os
+import re
+import subprocess
+import unittest
+
+import grpc
+from deployment import BIN, PATIENCE, Deployment, goldens, question
+from whalepod.v1 import inference_pb2
+
+BAD_REQUESTS = [
+    # (changes to the request, field named, status)
+    (dict(ids=[]), "token_ids", "INVALID_ARGUMENT"),
+    (dict(ids=[0, 512]), "token_ids", "INVALID_ARGUMENT"),
+    (dict(ids=[0], temperature=2.5), "temperature", "INVALID_ARGUMENT"),
+    (dict(ids=[0], temperature=float("nan")), "temperature", "INVALID_ARGUMENT"),
+    (dict(ids=[0], max_tokens=0), "max_tokens", "INVALID_ARGUMENT"),
+    (dict(ids=[0], logprobs=21), "logprobs", "INVALID_ARGUMENT"),
+    (dict(ids=[0], stop_token_ids=[600]), "stop_token_ids", "INVALID_ARGUMENT"),
+    (dict(ids=[5] * 200000), "token_ids", "INVALID_ARGUMENT"),
+]
+
+
+def error_details(error):
+    """ErrorDetail messages out of grpc-status-details-bin (a google.rpc.Status)."""
+    for key, value in error.trailing_metadata():
+        if key == "grpc-status-details-bin":
+            return value
+    return b""
+
+
+class ServeTest(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.deployment = Deployment("--tensor-parallel-size", 4, "--enable-expert-parallel").__enter__()
+        cls.client = cls.deployment.client
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.deployment.__exit__()
+
+    def run_cli(self, *args):
+        port = self.deployment.process.wait_line(r"ready.*?127\.0\.0\.1:(\d+)").group(1)
+        return subprocess.run(
+            [BIN / "whalepod", *map(str, args), "--endpoint", f"127.0.0.1:{port}"],
+            capture_output=True, text=True, timeout=PATIENCE, check=False)
+
+    def test_goldens_through_four_workers(self):
+        transcripts = goldens()
+        if transcripts is None:
+            self.skipTest("skipped, no reference data")
+        for golden in transcripts:
+            prompt = golden["ids"][: golden["prompt_len"]]
+            wanted = golden["ids"][golden["prompt_len"]:]
+            tokens, logprobs, finished = self.client.generate(
+                prompt, temperature=0, max_tokens=len(wanted), logprobs=0)
+            self.assertEqual(tokens, wanted)
+            self.assertTrue(all(-1e-6 <= -l for l in logprobs))
+            self.assertEqual(finished.usage.prompt_tokens, len(prompt))
+            self.assertEqual(finished.usage.completion_tokens, len(wanted))
+
+    def test_get_model_and_reflection(self):
+        model = self.client.stub.GetModel(inference_pb2.GetModelRequest(), timeout=PATIENCE)
+        self.assertEqual((model.model, model.vocab_size), ("r1-draft", 512))
+        self.assertEqual(len(model.plan_hash), 32)
+        with self.assertRaises(grpc.RpcError) as caught:
+            self.client.stub.GetModel(inference_pb2.GetModelRequest(model="no-such"), timeout=PATIENCE)
+        self.assertEqual(caught.exception.code(), grpc.StatusCode.NOT_FOUND)
+        # grpc.health.v1 and reflection by hand: their Python packages are not Debian's.
+        check = self.client.channel.unary_unary("/grpc.health.v1.Health/Check")
+        for service in (b"", b"\x0a\x1dwhalepod.v1.InferenceService"[:2 + 29]):
+            self.assertEqual(check(service, timeout=PATIENCE), b"\x08\x01")  # SERVING
+        reflect = self.client.channel.stream_stream(
+            "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
+        answer = next(reflect(iter([b"\x3a\x00"]), timeout=PATIENCE))  # list_services
+        self.assertIn(b"whalepod.v1.InferenceService", answer)
+
+    def test_bad_requests_name_the_field(self):
+        for changes, field, status in BAD_REQUESTS:
+            with self.subTest(changes=str(changes)[:60]):
+                with self.assertRaises(grpc.RpcError) as caught:
+                    self.client.generate(**changes)
+                self.assertEqual(caught.exception.code().name, status)
+                self.assertIn(field, caught.exception.details())
+                self.assertIn(field.encode(), error_details(caught.exception))
+        with self.assertRaises(grpc.RpcError) as caught:
+            list(self.client.stub.Generate(inference_pb2.GenerateRequest(text="hello"), timeout=PATIENCE))
+        self.assertEqual(caught.exception.code(), grpc.StatusCode.FAILED_PRECONDITION)
+
+    def test_seeded_runs_repeat_and_seeds_differ(self):
+        runs = [self.client.generate(question(47, 386), temperature=1.0, seed=s, max_tokens=60,
+                                     ignore_eos=True, logprobs=3)[:2] for s in (7, 7, 8)]
+        self.assertEqual(runs[0], runs[1])
+        self.assertNotEqual(runs[0][0], runs[2][0])
+
+    def test_many_at_once_equal_one_at_a_time(self):
+        prompts = [question(100 + 37 * i, 9 + 11 * i) for i in range(24)]
+        alone = [self.client.generate(p, temperature=0, max_tokens=40, logprobs=0)[:2] for p in prompts[:6]]
+        with concurrent.futures.ThreadPoolExecutor(len(prompts)) as pool:
+            together = list(pool.map(
+                lambda p: self.client.generate(p, temperature=0, max_tokens=40, logprobs=0)[:2], prompts))
+        self.assertEqual(together[:6], alone)
+
+    def test_cancel_and_deadline_free_everything(self):
+        call = self.client.stub.Generate(
+            self.client.request(question(1, 2), max_tokens=4000, ignore_eos=True))
+        next(call), next(call)  # started, and a token
+        self.assertGreater(self.client.status().kv_blocks_used, 0)
+        call.cancel()
+        with self.assertRaises(grpc.RpcError) as caught:
+            self.client.generate(question(1, 2), timeout=0.3, max_tokens=4000, ignore_eos=True)
+        self.assertEqual(caught.exception.code(), grpc.StatusCode.DEADLINE_EXCEEDED)
+        self.client.wait_status("free", lambda s: s.running == s.waiting == s.kv_blocks_used == 0)
+
+    def test_command_line(self):
+        ids = ",".join(map(str, question(1236, 2199)))
+        answer = self.run_cli("generate", "--prompt-token-ids", ids, "--temperature", 0, "--json",
+                              "--logprobs", 2)
+        self.assertEqual(answer.returncode, 0, answer.stderr)
+        parsed = json.loads(answer.stdout)
+        self.assertEqual(parsed["finish_reason"], "stop")
+        self.assertEqual(parsed["usage"]["completion_tokens"], len(parsed["token_ids"]))
+        self.assertIn("3435", parsed["text"])
+        self.assertEqual(len(parsed["logprobs"]), len(parsed["token_ids"]))
+        self.assertEqual([len(p["top"]) for p in parsed["logprobs"]], [2] * len(parsed["token_ids"]))
+        shown = self.run_cli("generate", "--prompt-token-ids", ids, "--temperature", 0)
+        self.assertIn("3435", shown.stdout)
+        status = self.run_cli("status")
+        self.assertEqual(status.returncode, 0, status.stderr)
+        self.assertIn("ready", status.stdout)
+        bad = self.run_cli("generate", "--prompt-token-ids", "1,x")
+        self.assertNotEqual(bad.returncode, 0)
+
+    def test_planned_bytes_are_actual_bytes(self):
+        """Each worker's arenas in /proc/PID/smaps are as large as its ledger says, item by item."""
+        ledgers = self.ledgers()
+        for rank, pid in self.deployment.workers().items():
+            mapped = {}
+            for line in open(f"/proc/{pid}/smaps"):
+                found = re.match(r"^[0-9a-f]+-[0-9a-f]+ .*memfd:whalepod-(\w+)", line)
+                if re.match(r"^[0-9a-f]+-[0-9a-f]+ ", line):
+                    item = found.group(1) if found else None
+                elif line.startswith("Size:") and item:
+                    mapped[item] = mapped.get(item, 0) + int(line.split()[1]) * 1024
+            for item in ("weights", "kv", "activations"):
+                page = os.sysconf("SC_PAGESIZE")
+                planned = -(-ledgers[rank][item] // page) * page
+                self.assertEqual(mapped.get(item), planned, f"rank {rank} {item}")
+
+    def ledgers(self):
+        plan = subprocess.run(
+            [BIN / "whalepod", "plan", self.deployment.process.child.args[2], "--ranks", "4", "--tp", "4",
+             "--ep", "4", "--json"], capture_output=True, text=True, timeout=PATIENCE, check=True)
+        ranks = json.loads(plan.stdout)["ranks"]
+        return {r["rank"]: {i["name"]: i["bytes"] for i in r["ledger"]["items"]} for r in ranks}
+
+
+if __name__ == "__main__":
+    unittest.main()
