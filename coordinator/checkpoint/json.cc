@@ -74,22 +74,6 @@ class TreeSax : public StrictSax {
 
 }  // namespace
 
-bool StrictSax::number_integer(int64_t value) {
-  return Fail(absl::StrCat("the number ", value, " where none is allowed"));
-}
-
-bool StrictSax::number_unsigned(uint64_t value) {
-  return Fail(absl::StrCat("the number ", value, " where none is allowed"));
-}
-
-bool StrictSax::number_float(double value, const std::string&) {
-  return Fail(absl::StrCat("the number ", value, " where none is allowed"));
-}
-
-bool StrictSax::string(std::string& value) {
-  return Fail(absl::StrCat("the string ", Quoted(value), " where none is allowed"));
-}
-
 bool StrictSax::parse_error(size_t position, const std::string&, const nlohmann::json::exception&) {
   return Fail(absl::StrCat("not valid JSON at byte ", position));
 }
