@@ -33,7 +33,7 @@ constexpr int kMaxRows = 4;
 constexpr int64_t kRowBlock = 20 * 12;  // a multiple of every kMaxRows
 constexpr int64_t kPanelBlock = 16;
 constexpr int64_t kWholeRows = 256 << 10;  // bytes of `a` that are packed whole
-constexpr int64_t kPrefetchBytes = 2048;
+constexpr int64_t kPrefetchBytes = 4096;   // about what arrives while memory answers
 
 // One product: c[r] = a[row_index[r]] * w^T for r in [0, rows).
 struct ProductArgs {
@@ -132,7 +132,7 @@ void Tile(const TileArgs& t) {
   for (; a < end; a += 2, w += kPairBytes) {
     if constexpr (R <= 4) {
       for (int64_t line = 0; line < kPairBytes; line += 64) {
-        __builtin_prefetch(w + kPrefetchBytes + line);
+        __builtin_prefetch(w + kPrefetchBytes + line, 0, 2);
       }
     }
     ExpandPair<type>(w, even, odd);
@@ -174,10 +174,13 @@ void RunTile(DType type, int rows, const TileArgs& t) {
   }
 }
 
-// One panel's weights of `pairs` pairs as F32, in F32's packed layout.
+// One panel's weights of `pairs` pairs as F32, in F32's packed layout. Asks for as much at `next`,
+// which is expanded after this panel's products.
 template <DType type>
-void ExpandWeights(const uint8_t* w, int64_t pairs, float* out) {
-  for (int64_t p = 0; p < pairs; ++p, w += 2 * kPanelRows * SizeOf(type), out += 2 * kPanelRows) {
+void ExpandWeights(const uint8_t* w, const uint8_t* next, int64_t pairs, float* out) {
+  constexpr int64_t kPairBytes = 2 * kPanelRows * SizeOf(type);
+  for (int64_t p = 0; p < pairs; ++p, w += kPairBytes, next += kPairBytes, out += 2 * kPanelRows) {
+    for (int64_t line = 0; line < kPairBytes; line += 64) __builtin_prefetch(next + line, 0, 2);
     F32x16 even[2], odd[2];
     ExpandPair<type>(w, even, odd);
     Store(out, even[0]);
@@ -206,7 +209,7 @@ class Product {
         scaled_(w_.dtype == DType::kF8E4M3),
         pair_bytes_(2 * kPanelRows * SizeOf(w_.dtype)),
         panel_bytes_(CeilDiv(w_.k, 2) * pair_bytes_),
-        row_block_(MinOf(args.rows, kRowBlock)),
+        row_block_(CeilDiv(args.rows, CeilDiv(args.rows, kRowBlock))),
         panel_block_(row_block_ > kMaxRows ? kPanelBlock : 1) {
     MakeScratch(pool, thread);
     MakeChunks();
@@ -214,8 +217,8 @@ class Product {
 
   // Outputs of panels [panel0, panel1).
   void Run(int64_t panel0, int64_t panel1) {
-    for (first_row_ = 0; first_row_ < args_.rows; first_row_ += kRowBlock) {
-      rows_ = MinOf(args_.rows - first_row_, kRowBlock);
+    for (first_row_ = 0; first_row_ < args_.rows; first_row_ += row_block_) {
+      rows_ = MinOf(args_.rows - first_row_, row_block_);
       groups_ = CeilDiv(rows_, kMaxRows);
       if (whole_rows_) {
         for (int64_t c = 0; c < chunk_count_; ++c) CopyRows(chunks_[c], RowsOfChunk(c));
@@ -305,7 +308,10 @@ class Product {
                        chunk.base() / 2 * pair_bytes_;
     DType type = w_.dtype;
     if (groups_ > 1 && type != DType::kF32) {
-      Expand(w, CeilDiv(chunk.k1 - chunk.base(), 2));
+      const int64_t pairs = CeilDiv(chunk.k1 - chunk.base(), 2);
+      const uint8_t* next =
+          w + (p + 1 < panels_ ? panel_bytes_ : pairs * pair_bytes_ - p * panel_bytes_);
+      Expand(w, next, pairs);
       w = reinterpret_cast<const uint8_t*>(expanded_);
       type = DType::kF32;
     }
@@ -334,16 +340,16 @@ class Product {
     }
   }
 
-  void Expand(const uint8_t* w, int64_t pairs) {
+  void Expand(const uint8_t* w, const uint8_t* next, int64_t pairs) {
     switch (w_.dtype) {
       case DType::kF32:
         return;
       case DType::kBF16:
-        return ExpandWeights<DType::kBF16>(w, pairs, expanded_);
+        return ExpandWeights<DType::kBF16>(w, next, pairs, expanded_);
       case DType::kF16:
-        return ExpandWeights<DType::kF16>(w, pairs, expanded_);
+        return ExpandWeights<DType::kF16>(w, next, pairs, expanded_);
       case DType::kF8E4M3:
-        return ExpandWeights<DType::kF8E4M3>(w, pairs, expanded_);
+        return ExpandWeights<DType::kF8E4M3>(w, next, pairs, expanded_);
     }
   }
 
