@@ -5,6 +5,18 @@ namespace whalepod::cpu::WHALEPOD_ISA {
 
 namespace {
 
+WHALEPOD_INLINE F32x16 LoadWeight(const float* p) { return Load(p); }
+WHALEPOD_INLINE F32x16 LoadWeight(const BF16* p) { return Load(p); }
+WHALEPOD_INLINE F32x16 LoadWeight(const uint16_t* p) { return LoadF16(p); }
+
+// The first n < 16 weights.
+template <typename Weight>
+WHALEPOD_INLINE F32x16 LoadLastWeights(const Weight* p, int n) {
+  Weight last[16] = {};
+  for (int i = 0; i < n; ++i) last[i] = p[i];
+  return LoadWeight(last);
+}
+
 template <typename Weight, typename Out>
 void NormRow(const float* x, const Weight* weight, int64_t width, float eps, Out* out) {
   const int64_t whole = width / 16 * 16;
@@ -21,10 +33,10 @@ void NormRow(const float* x, const Weight* weight, int64_t width, float eps, Out
   const float mean = ReduceTree(sum) / static_cast<float>(width);
   const F32x16 inverse = Set(1.0f) / Sqrt(Set(mean + eps));
   for (int64_t i = 0; i < whole; i += 16) {
-    Store(out + i, Load(x + i) * inverse * Load(weight + i));
+    Store(out + i, Load(x + i) * inverse * LoadWeight(weight + i));
   }
   if (rest > 0) {
-    const F32x16 v = LoadPartial(x + whole, rest) * inverse * LoadPartial(weight + whole, rest);
+    const F32x16 v = LoadPartial(x + whole, rest) * inverse * LoadLastWeights(weight + whole, rest);
     StorePartial(out + whole, v, rest);
   }
 }
@@ -39,15 +51,24 @@ void NormRows(const RmsNormArgs& args, ThreadPool& pool) {
   });
 }
 
+template <typename Out>
+void Dispatch(const RmsNormArgs& args, ThreadPool& pool) {
+  switch (args.weight_type) {
+    case DType::kF32:
+      return NormRows<float, Out>(args, pool);
+    case DType::kBF16:
+      return NormRows<BF16, Out>(args, pool);
+    case DType::kF16:
+      return NormRows<uint16_t, Out>(args, pool);
+    case DType::kF8E4M3:  // refused by validation
+      return;
+  }
+}
+
 }  // namespace
 
 void RmsNorm(const RmsNormArgs& args, ThreadPool& pool) {
-  const bool weight_f32 = args.weight_type == DType::kF32;
-  if (args.out_type == DType::kF32) {
-    weight_f32 ? NormRows<float, float>(args, pool) : NormRows<BF16, float>(args, pool);
-  } else {
-    weight_f32 ? NormRows<float, BF16>(args, pool) : NormRows<BF16, BF16>(args, pool);
-  }
+  args.out_type == DType::kF32 ? Dispatch<float>(args, pool) : Dispatch<BF16>(args, pool);
 }
 
 }  // namespace whalepod::cpu::WHALEPOD_ISA
