@@ -30,14 +30,14 @@ Executor::Memory Aligned(std::vector<std::byte>& arena, int64_t bytes) {
 
 }  // namespace
 
-std::string Setup::Name() const {
+std::string DeploymentOptions::Name() const {
   return absl::StrCat("dp", dp, " tp", tp, " ep", ep, " moe_tp", moe_tp, float32 ? " f32" : " bf16",
                       w8a8 ? " w8a8" : " w8a16");
 }
 
-absl::StatusOr<std::unique_ptr<Deployment>> Deployment::Create(const Setup& setup) {
+absl::StatusOr<std::unique_ptr<Deployment>> Deployment::Create(const DeploymentOptions& options) {
   auto deployment = std::make_unique<Deployment>();
-  deployment->setup_ = setup;
+  deployment->options_ = options;
   RETURN_IF_ERROR(deployment->MakePlan());
   const int world = deployment->plan_.ranks_size();
   deployment->world_ = std::make_unique<InProcessWorld>(world);
@@ -49,25 +49,25 @@ absl::StatusOr<std::unique_ptr<Deployment>> Deployment::Create(const Setup& setu
 Deployment::~Deployment() = default;
 
 absl::Status Deployment::MakePlan() {
-  ASSIGN_OR_RETURN(const Checkpoint checkpoint, Checkpoint::Open(setup_.checkpoint));
+  ASSIGN_OR_RETURN(const Checkpoint checkpoint, Checkpoint::Open(options_.checkpoint));
   PlanRequest request;
   request.model = checkpoint.model;
   request.checkpoint = &checkpoint;
-  request.dp = setup_.dp;
-  request.tp = setup_.tp;
-  request.ep = setup_.ep;
-  request.moe_tp = setup_.moe_tp;
-  request.runtime.set_compute_dtype(setup_.float32 ? v1::DTYPE_F32 : v1::DTYPE_BF16);
-  request.runtime.set_activation_quant(setup_.w8a8 ? v1::ACTIVATION_QUANT_FP8
-                                                   : v1::ACTIVATION_QUANT_NONE);
-  request.runtime.set_max_num_seqs(setup_.max_seqs);
-  request.runtime.set_max_num_batched_tokens(setup_.max_tokens);
-  request.runtime.set_max_model_len(setup_.max_model_len);
-  request.runtime.set_kv_block_tokens(setup_.block_tokens);
+  request.dp = options_.dp;
+  request.tp = options_.tp;
+  request.ep = options_.ep;
+  request.moe_tp = options_.moe_tp;
+  request.runtime.set_compute_dtype(options_.float32 ? v1::DTYPE_F32 : v1::DTYPE_BF16);
+  request.runtime.set_activation_quant(options_.w8a8 ? v1::ACTIVATION_QUANT_FP8
+                                                     : v1::ACTIVATION_QUANT_NONE);
+  request.runtime.set_max_num_seqs(options_.max_seqs);
+  request.runtime.set_max_num_batched_tokens(options_.max_tokens);
+  request.runtime.set_max_model_len(options_.max_model_len);
+  request.runtime.set_kv_block_tokens(options_.block_tokens);
   const int64_t blocks_of_one =
-      (setup_.max_model_len + setup_.block_tokens - 1) / setup_.block_tokens;
+      (options_.max_model_len + options_.block_tokens - 1) / options_.block_tokens;
   request.kv_bytes_per_host =
-      setup_.dp * setup_.tp * (setup_.max_seqs * blocks_of_one + 1) *
+      options_.dp * options_.tp * (options_.max_seqs * blocks_of_one + 1) *
       KvBlockBytes(checkpoint.model, request.runtime, checkpoint.model.num_hidden_layers());
   ASSIGN_OR_RETURN(plan_, whalepod::MakePlan(request));
   return BindPlan(checkpoint, &plan_);
@@ -79,12 +79,13 @@ absl::Status Deployment::LoadRank(int rank) {
   state.part.mutable_header()->clear_ranks();
   *state.part.mutable_part() = plan_.ranks(rank);
   const v1::RankPart& part = state.part.part();
-  ASSIGN_OR_RETURN(state.backend, CreateCpuBackend({.threads = 1, .isa = setup_.isa}));
+  ASSIGN_OR_RETURN(state.backend, CreateCpuBackend({.threads = 1, .isa = options_.isa}));
+  if (options_.wrap) state.backend = options_.wrap(std::move(state.backend));
   const Executor::Memory weights =
       Aligned(state.weight_arena, LedgerBytes(part, v1::LEDGER_KIND_WEIGHTS));
   RETURN_IF_ERROR(LoadWeights(
       state.part, weights.data, weights.bytes, 1, [](int64_t, int64_t) {}, [] { return false; }));
-  ASSIGN_OR_RETURN(const WeightMap map, WeightMap::Create(state.part, weights.data, weights.bytes));
+  ASSIGN_OR_RETURN(state.weights, WeightMap::Create(state.part, weights.data, weights.bytes));
   std::vector<CommunicatorFactory::GroupSpec> specs;
   for (uint32_t group : part.groups()) {
     const v1::Group& g = plan_.groups(static_cast<int>(group));
@@ -99,14 +100,14 @@ absl::Status Deployment::LoadRank(int rank) {
   Executor::Options options;
   options.part = &state.part;
   options.backend = state.backend.get();
-  options.weights = map;
+  options.weights = *state.weights;
   options.kv = Aligned(state.kv_arena, LedgerBytes(part, v1::LEDGER_KIND_KV));
   options.activations =
       Aligned(state.activation_arena, LedgerBytes(part, v1::LEDGER_KIND_ACTIVATIONS));
   for (auto& communicator : state.communicators) {
     options.communicators.push_back(communicator.get());
   }
-  if (rank == 0) options.observer = setup_.observer;
+  if (rank == 0) options.observer = options_.observer;
   ASSIGN_OR_RETURN(state.executor, Executor::Create(std::move(options)));
   return absl::OkStatus();
 }
@@ -144,7 +145,7 @@ absl::StatusOr<std::vector<v1::StepResult>> Deployment::Step(v1::StepPlan step) 
     return absl::OkStatus();
   }));
   for (size_t r = 0; r < results.size(); ++r) {
-    const int leader = static_cast<int>(r) / setup_.tp * setup_.tp;
+    const int leader = static_cast<int>(r) / options_.tp * options_.tp;
     if (results[r].digest() != results[leader].digest()) {
       return absl::InternalError(absl::StrCat("digests of ranks ", r, " and ", leader, " differ"));
     }
@@ -156,7 +157,7 @@ absl::StatusOr<std::vector<v1::StepResult>> Deployment::Step(v1::StepPlan step) 
 }
 
 int64_t Deployment::blocks(int dp_group) const {
-  return KvBlocks(plan_, plan_.ranks(dp_group * setup_.tp));
+  return KvBlocks(plan_, plan_.ranks(dp_group * options_.tp));
 }
 
 int64_t Deployment::planned_activations(int rank) const {
@@ -175,9 +176,9 @@ class GroupScheduler {
     std::sort(free_.begin(), free_.end());
     free_.erase(std::unique(free_.begin(), free_.end()), free_.end());
     for (size_t i = 0; i + 3 < free_.size(); i += 4) std::swap(free_[i], free_[i + 3]);
-    slots_.resize(deployment.setup().max_seqs);
-    max_tokens_ = deployment.setup().max_tokens;
-    block_tokens_ = deployment.setup().block_tokens;
+    slots_.resize(deployment.options().max_seqs);
+    max_tokens_ = deployment.options().max_tokens;
+    block_tokens_ = deployment.options().block_tokens;
   }
 
   void Submit(size_t index, const Request* request) { waiting_.push_back({index, request}); }
@@ -300,7 +301,7 @@ class GroupScheduler {
 
 absl::StatusOr<std::vector<Completion>> Generate(Deployment& deployment,
                                                  const std::vector<Request>& requests) {
-  const int dp = deployment.setup().dp;
+  const int dp = deployment.options().dp;
   std::vector<GroupScheduler> groups;
   for (int g = 0; g < dp; ++g) groups.emplace_back(deployment, g);
   for (size_t i = 0; i < requests.size(); ++i) {
@@ -314,7 +315,7 @@ absl::StatusOr<std::vector<Completion>> Generate(Deployment& deployment,
     }
     ASSIGN_OR_RETURN(const std::vector<v1::StepResult> results, deployment.Step(std::move(step)));
     for (int g = 0; g < dp; ++g) {
-      groups[g].Commit(results[g * deployment.setup().tp], &completions);
+      groups[g].Commit(results[g * deployment.options().tp], &completions);
     }
   }
   return completions;

@@ -3,7 +3,9 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -19,7 +21,7 @@
 
 namespace whalepod::testing {
 
-struct Setup {
+struct DeploymentOptions {
   std::string checkpoint;  // folder
   int dp = 1, tp = 1;
   int ep = 0, moe_tp = 0;  // 0: the planner chooses
@@ -31,6 +33,8 @@ struct Setup {
   int64_t block_tokens = 64;
   ForwardObserver* observer = nullptr;  // of rank 0
   IsaPath isa = IsaPath::kBest;
+  // Put around each rank's backend; empty: none.
+  std::function<std::unique_ptr<Backend>(std::unique_ptr<Backend>)> wrap;
 
   std::string Name() const;
 };
@@ -38,7 +42,7 @@ struct Setup {
 // Loaded ranks that run steps together.
 class Deployment {
  public:
-  static absl::StatusOr<std::unique_ptr<Deployment>> Create(const Setup& setup);
+  static absl::StatusOr<std::unique_ptr<Deployment>> Create(const DeploymentOptions& options);
   ~Deployment();
 
   // Runs the step on all ranks; results by rank. INTERNAL if ranks of a DP group disagree on the
@@ -46,18 +50,19 @@ class Deployment {
   absl::StatusOr<std::vector<v1::StepResult>> Step(v1::StepPlan step);
 
   const v1::ShardingPlan& plan() const { return plan_; }
-  const Setup& setup() const { return setup_; }
+  const DeploymentOptions& options() const { return options_; }
   int64_t blocks(int dp_group) const;
   const Executor& executor(int rank) const { return *ranks_[rank]->executor; }
   // Bytes that the plan gives the rank's activation arena.
   int64_t planned_activations(int rank) const;
-  // The weight arena of a rank, to break it on purpose.
-  std::vector<std::byte>& weights(int rank) { return ranks_[rank]->weight_arena; }
+  // A rank's weights, to break them on purpose.
+  const WeightMap& weights(int rank) const { return *ranks_[rank]->weights; }
 
  private:
   struct RankState {
     v1::PlanPart part;
     std::unique_ptr<Backend> backend;
+    std::optional<WeightMap> weights;
     std::vector<std::byte> weight_arena, kv_arena, activation_arena;
     std::vector<std::unique_ptr<Communicator>> communicators;
     std::unique_ptr<Executor> executor;
@@ -69,7 +74,7 @@ class Deployment {
   template <typename Work>
   absl::Status OnAllRanks(const Work& work);
 
-  Setup setup_;
+  DeploymentOptions options_;
   v1::ShardingPlan plan_;
   std::unique_ptr<InProcessWorld> world_;
   std::vector<std::unique_ptr<RankState>> ranks_;

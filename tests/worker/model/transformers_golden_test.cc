@@ -62,6 +62,17 @@ TEST_P(TransformersGoldenTest, TokensLogitsAndRoutes) {
     const double sigma = transcript["sigma"].get<double>();
     const double worst = WorstLogit(transcript, recorder) / sigma;
     std::printf("%s: logits differ by at most %.2g sigma\n", GetParam().c_str(), worst);
+    if (getenv("DBG")) {
+      const int64_t last = static_cast<int64_t>(transcript["prompt"].size()) - 1;
+      for (size_t step = 0; step < transcript["top5"].size(); ++step) {
+        double w = 0;
+        for (const auto& entry : transcript["top5"][step])
+          w = std::max(w, std::abs(recorder.logits.at(last + step)[entry[0].get<int>()] -
+                                   entry[1].get<double>()));
+        std::printf("%zu:%.1e ", step, w / sigma);
+      }
+      std::printf("\n");
+    }
     EXPECT_LE(worst, 1e-4);
     for (size_t m = 0; m < transcript["routes"].size(); ++m) {
       const int64_t layer = model.first_k_dense_replace() + static_cast<int64_t>(m);

@@ -1,0 +1,171 @@
+// A request's tokens and logprobs do not depend on the layout, to the bit (docs/numbers.md).
+#include <algorithm>
+#include <cstdio>
+
+#include "gtest/gtest.h"
+#include "tests/worker/model/golden.h"
+#include "tests/worker/model/harness.h"
+
+namespace whalepod::testing {
+namespace {
+
+struct LayoutCase {
+  std::string name;
+  int dp, tp, ep, moe_tp;
+  bool same_bits = true;  // false: uneven experts, equal tokens only
+};
+
+// Of r1-draft: 8 heads, 32 experts.
+const LayoutCase kLayouts[] = {
+    {"tp2", 1, 2, 1, 2},         {"tp2_ep2", 1, 2, 2, 1},
+    {"tp4", 1, 4, 1, 4},         {"tp4_ep4", 1, 4, 4, 1},
+    {"tp4_ep2", 1, 4, 2, 2},     {"dp2", 2, 1, 1, 2},
+    {"dp2_ep2", 2, 1, 2, 1},     {"dp4", 4, 1, 1, 4},
+    {"dp4_ep4", 4, 1, 4, 1},     {"dp4_ep2", 4, 1, 2, 2},
+    {"dp2_tp2", 2, 2, 1, 4},     {"dp2_tp2_ep4", 2, 2, 4, 1},
+    {"dp2_tp2_ep2", 2, 2, 2, 2}, {"dp3_ep3", 3, 1, 3, 1, false},
+};
+
+struct Numerics {
+  std::string name;
+  bool float32, w8a8;
+};
+const Numerics kNumerics[] = {{"bf16", false, false},
+                              {"f32", true, false},
+                              {"bf16_w8a8", false, true},
+                              {"f32_w8a8", true, true}};
+
+// Requests that make uneven batches: several lengths, greedy and sampled, spread over DP groups.
+std::vector<Request> Requests(const std::string& checkpoint, int max_new) {
+  std::vector<std::vector<uint32_t>> prompts;
+  const std::string golden_path = checkpoint + "/golden.json";
+  const nlohmann::json golden = ReadJson(golden_path);
+  if (golden.is_array()) {  // r1-draft
+    for (const auto& t : golden) {
+      const auto ids = t["ids"].get<std::vector<uint32_t>>();
+      prompts.emplace_back(ids.begin(), ids.begin() + t["prompt_len"].get<int>());
+    }
+  } else {
+    for (const auto& t : golden["transcripts"]) {
+      prompts.push_back(t["prompt"].get<std::vector<uint32_t>>());
+    }
+  }
+  std::vector<Request> requests;
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    for (float temperature : {0.0f, 0.6f}) {
+      requests.push_back({.prompt = prompts[i],
+                          .max_new = max_new,
+                          .temperature = temperature,
+                          .seed = 1234567890123u + i,
+                          .logprobs = 5,
+                          .dp_group = static_cast<int>(requests.size())});
+    }
+  }
+  return requests;
+}
+
+void ExpectSame(const std::vector<Completion>& a, const std::vector<Completion>& b,
+                bool same_bits) {
+  ASSERT_EQ(a.size(), b.size());
+  for (size_t i = 0; i < a.size(); ++i) {
+    EXPECT_EQ(a[i].ids, b[i].ids) << "request " << i;
+    EXPECT_EQ(a[i].error, b[i].error);
+    if (!same_bits || a[i].ids != b[i].ids) continue;
+    EXPECT_EQ(a[i].logprobs, b[i].logprobs) << "request " << i;
+    for (size_t t = 0; t < a[i].top.size(); ++t) {
+      ASSERT_EQ(a[i].top[t].size(), b[i].top[t].size());
+      for (size_t k = 0; k < a[i].top[t].size(); ++k) {
+        EXPECT_EQ(a[i].top[t][k].token_id(), b[i].top[t][k].token_id());
+        EXPECT_EQ(a[i].top[t][k].logprob(), b[i].top[t][k].logprob());
+      }
+    }
+  }
+}
+
+std::vector<Completion> Serve(const DeploymentOptions& setup,
+                              const std::vector<Request>& requests) {
+  auto deployment = Deployment::Create(setup);
+  if (!deployment.ok()) {
+    ADD_FAILURE() << setup.Name() << ": " << deployment.status();
+    return {};
+  }
+  auto completions = Generate(**deployment, requests);
+  if (!completions.ok()) {
+    ADD_FAILURE() << setup.Name() << ": " << completions.status();
+    return {};
+  }
+  return *std::move(completions);
+}
+
+class LayoutTest : public ::testing::TestWithParam<Numerics> {
+ protected:
+  // All layouts against one rank.
+  void Compare(const std::string& checkpoint, int max_new, const std::vector<LayoutCase>& layouts) {
+    const std::vector<Request> requests = Requests(checkpoint, max_new);
+    DeploymentOptions one{
+        .checkpoint = checkpoint,
+        .float32 = GetParam().float32,
+        .w8a8 = GetParam().w8a8,
+        .max_tokens = 24};  // prompts are cut into chunks, which shifts with the layout
+    const std::vector<Completion> expected = Serve(one, requests);
+    ASSERT_EQ(expected.size(), requests.size());
+    for (const LayoutCase& layout : layouts) {
+      SCOPED_TRACE(layout.name);
+      DeploymentOptions setup = one;
+      setup.dp = layout.dp;
+      setup.tp = layout.tp;
+      setup.ep = layout.ep;
+      setup.moe_tp = layout.moe_tp;
+      ExpectSame(Serve(setup, requests), expected, layout.same_bits);
+    }
+  }
+};
+
+TEST_P(LayoutTest, DraftGivesTheSameBits) {
+  const std::string folder = WHALEPOD_SHARED_DIR "/data/r1-draft";
+  if (ReadJson(folder + "/golden.json").is_discarded())
+    GTEST_SKIP() << "skipped, no reference data";
+  Compare(folder, 24, {std::begin(kLayouts), std::end(kLayouts)});
+}
+
+// Random weights: flat logits, where a last bit soon shows in the tokens.
+TEST_P(LayoutTest, RandomModelGivesTheSameBits) {
+  std::vector<LayoutCase> layouts;
+  for (const LayoutCase& layout : kLayouts) {
+    if (layout.same_bits) layouts.push_back(layout);
+  }
+  Compare(WHALEPOD_GOLDEN_DIR "/r1_like_fp8", 24, layouts);
+}
+
+INSTANTIATE_TEST_SUITE_P(All, LayoutTest, ::testing::ValuesIn(kNumerics),
+                         [](const auto& info) { return info.param.name; });
+
+// What the plan gives each rank's buffers is what they take.
+TEST(ActivationArenaTest, PlannedIsActualInEveryLayout) {
+  for (const char* name : {"r1_like_fp8", "all_dense", "no_shared_no_dense"}) {
+    for (const LayoutCase& layout : kLayouts) {
+      if (!layout.same_bits) continue;
+      for (const Numerics& numerics : kNumerics) {
+        DeploymentOptions setup{.checkpoint = std::string(WHALEPOD_GOLDEN_DIR "/") + name,
+                                .dp = layout.dp,
+                                .tp = layout.tp,
+                                .ep = layout.ep,
+                                .moe_tp = layout.moe_tp,
+                                .float32 = numerics.float32,
+                                .w8a8 = numerics.w8a8,
+                                .max_seqs = 3};
+        auto deployment = Deployment::Create(setup);
+        ASSERT_TRUE(deployment.ok()) << name << " " << layout.name << " " << deployment.status();
+        for (int r = 0; r < layout.dp * layout.tp; ++r) {
+          const int64_t actual = (*deployment)->executor(r).activation_bytes();
+          const int64_t planned = (*deployment)->planned_activations(r);
+          EXPECT_GE(planned, actual);
+          EXPECT_LT(planned, actual + 4096) << name << " " << layout.name << " rank " << r;
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace whalepod::testing
