@@ -82,6 +82,8 @@ void AddPlaces(CLI::App& app, ServeOptions& o) {
       ->check(seconds);
   Add(app, "--warm-timeout", o.warm_timeout, "seconds until all have run an empty step")
       ->check(seconds);
+  Add(app, "--heartbeat-timeout", o.heartbeat_timeout, "seconds of silence that are a rank's death")
+      ->check(seconds);
   Add(app, "--step-stall", o.step_stall,
       "seconds a step may take at least (or 10 times what is predicted, if that is more)")
       ->check(seconds);

@@ -43,6 +43,7 @@ struct ServeOptions {
   // Seconds.
   double join_timeout = 60, plan_timeout = 10, load_timeout = 600, connect_timeout = 15,
          warm_timeout = 30;
+  double heartbeat_timeout = 1.5;
   double step_stall = 5;
   double drain_timeout = 30;
 

@@ -43,7 +43,8 @@ std::vector<v1::Host> HostsOf(const std::vector<v1::Hello>& hellos) {
       hosts.back().set_device_name("cpu");
     }
     hosts.back().set_devices(hosts.back().devices() + 1);
-    hosts.back().set_memory_bytes(hosts.back().memory_bytes() + hello.memory_bytes());
+    hosts.back().set_memory_bytes(hosts.back().memory_bytes() +
+                                  std::max<int64_t>(0, hello.memory_bytes()));
   }
   return hosts;
 }
@@ -71,8 +72,30 @@ FleetOptions FleetOptionsOf(const ServeOptions& options, uint64_t epoch) {
   fleet.load_timeout = Seconds(options.load_timeout);
   fleet.connect_timeout = Seconds(options.connect_timeout);
   fleet.warm_timeout = Seconds(options.warm_timeout);
+  fleet.heartbeat_timeout = Seconds(options.heartbeat_timeout);
   fleet.step_stall = Seconds(options.step_stall);
   return fleet;
+}
+
+SchedulerConfig SchedulerConfigOf(const ServeOptions& options, const v1::ShardingPlan& plan) {
+  const v1::RuntimeSpec& runtime = plan.runtime();
+  SchedulerConfig config;
+  const v1::ShardingPlan header = HeaderOf(plan);
+  const int tp = std::max(1, plan.layout().tp());
+  for (int rank = 0; rank < plan.ranks_size(); rank += tp) {
+    config.group_blocks.push_back(static_cast<uint32_t>(KvBlocks(header, plan.ranks(rank))));
+  }
+  config.block_tokens = static_cast<uint32_t>(runtime.kv_block_tokens());
+  config.max_num_seqs = static_cast<uint32_t>(runtime.max_num_seqs());
+  config.max_num_batched_tokens = static_cast<uint32_t>(runtime.max_num_batched_tokens());
+  config.max_model_len = static_cast<uint32_t>(runtime.max_model_len());
+  config.max_waiting = options.max_waiting;
+  config.min_chunk = options.min_prefill_chunk;
+  config.first_step = Fleet::kFirstStep;
+  for (const int64_t id : plan.model().eos_token_ids()) {
+    config.eos_token_ids.push_back(static_cast<uint32_t>(id));
+  }
+  return config;
 }
 
 }  // namespace
@@ -93,9 +116,21 @@ absl::StatusOr<std::unique_ptr<CoordinatorServer>> CoordinatorServer::Start(
   ASSIGN_OR_RETURN(Checkpoint checkpoint, Checkpoint::Open(options.model));
   RETURN_IF_ERROR(checkpoint.CheckScales());
   std::unique_ptr<CoordinatorServer> server(new CoordinatorServer(options, std::move(checkpoint)));
+  server->LoadPieces();
   RETURN_IF_ERROR(server->MakePlanFor({}));
   RETURN_IF_ERROR(server->Listen());
   return server;
+}
+
+// Token ids are served without it.
+void CoordinatorServer::LoadPieces() {
+  if (!checkpoint_.has_tokenizer) return;
+  absl::StatusOr<PieceTable> pieces = PieceTable::Load(options_.model + "/tokenizer.json");
+  if (pieces.ok()) {
+    pieces_ = std::make_shared<const PieceTable>(*std::move(pieces));
+  } else {
+    spdlog::warn("no text: {}", pieces.status().ToString());
+  }
 }
 
 absl::Status CoordinatorServer::MakePlanFor(const std::vector<v1::Hello>& hellos) {
@@ -104,12 +139,8 @@ absl::Status CoordinatorServer::MakePlanFor(const std::vector<v1::Hello>& hellos
   ShareKv(hellos, &request);
   ASSIGN_OR_RETURN(v1::ShardingPlan plan, MakePlan(request));
   RETURN_IF_ERROR(BindPlan(checkpoint_, &plan));
-  const v1::RuntimeSpec& runtime = plan.runtime();
-  if (runtime.max_num_seqs() > runtime.max_num_batched_tokens()) {
-    return absl::InvalidArgumentError(absl::StrCat("--max-num-seqs is ", runtime.max_num_seqs(),
-                                                   ", must be at most --max-num-batched-tokens ",
-                                                   runtime.max_num_batched_tokens()));
-  }
+  // Limits under which a prompt could wait for ever are refused here, not once all is loaded.
+  RETURN_IF_ERROR(Scheduler::Create(SchedulerConfigOf(options_, plan)).status());
   std::lock_guard lock(mu_);
   plan_ = std::move(plan);
   return absl::OkStatus();
@@ -148,6 +179,7 @@ ServedModel CoordinatorServer::DescribeModel() const {
   model.bos_token_id = static_cast<uint32_t>(plan_.model().bos_token_id());
   model.default_temperature = checkpoint_.defaults.temperature;
   model.has_tokenizer = checkpoint_.has_tokenizer;
+  model.pieces = pieces_;
   model.plan_hash = plan_.hash();
   model.layout = LayoutName(plan_.layout());
   if (engine_ != nullptr) model.kv_tokens = engine_->MaxSequenceTokens();
@@ -168,24 +200,8 @@ absl::Status CoordinatorServer::BringUp() {
 }
 
 absl::Status CoordinatorServer::StartEngine() {
-  const v1::RuntimeSpec& runtime = plan_.runtime();
-  SchedulerConfig config;
-  const int tp = std::max(1, plan_.layout().tp());
-  for (int rank = 0; rank < plan_.ranks_size(); rank += tp) {
-    config.group_blocks.push_back(
-        static_cast<uint32_t>(KvBlocks(HeaderOf(plan_), plan_.ranks(rank))));
-  }
-  config.block_tokens = static_cast<uint32_t>(runtime.kv_block_tokens());
-  config.max_num_seqs = static_cast<uint32_t>(runtime.max_num_seqs());
-  config.max_num_batched_tokens = static_cast<uint32_t>(runtime.max_num_batched_tokens());
-  config.max_model_len = static_cast<uint32_t>(runtime.max_model_len());
-  config.max_waiting = options_.max_waiting;
-  config.min_chunk = options_.min_prefill_chunk;
-  config.first_step = Fleet::kFirstStep;
-  for (const int64_t id : plan_.model().eos_token_ids()) {
-    config.eos_token_ids.push_back(static_cast<uint32_t>(id));
-  }
-  ASSIGN_OR_RETURN(std::unique_ptr<Scheduler> scheduler, Scheduler::Create(std::move(config)));
+  ASSIGN_OR_RETURN(std::unique_ptr<Scheduler> scheduler,
+                   Scheduler::Create(SchedulerConfigOf(options_, plan_)));
   Engine::Options options;
   options.sender = fleet_.get();
   auto engine = std::make_unique<Engine>(options, std::move(scheduler));

@@ -51,6 +51,7 @@ class CoordinatorServer {
  private:
   CoordinatorServer(const ServeOptions& options, Checkpoint checkpoint);
 
+  void LoadPieces();
   absl::Status Listen();
   absl::Status MakePlanFor(const std::vector<v1::Hello>& hellos);
   absl::Status BringUp();
@@ -63,6 +64,7 @@ class CoordinatorServer {
   const ServeOptions options_;
   const Checkpoint checkpoint_;
   v1::ShardingPlan plan_;
+  std::shared_ptr<const PieceTable> pieces_;  // null without a usable tokenizer
   uint64_t epoch_ = 0;
   std::unique_ptr<EpochStore> epochs_;
 

@@ -1,7 +1,9 @@
 #include "coordinator/api/api_server.h"
 
+#include <grpcpp/generic/generic_stub.h>
 #include <grpcpp/grpcpp.h>
 
+#include <future>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
@@ -26,7 +28,7 @@ class ApiServerTest : public ::testing::Test {
     config.max_num_seqs = 4;
     config.max_num_batched_tokens = 64;
     config.max_model_len = 200;
-    config.max_waiting = 3;
+    config.max_waiting = 6;
     config.min_chunk = 16;
     ModelWorker::Config worker;
     worker.group_blocks = config.group_blocks;
@@ -127,12 +129,13 @@ class ApiServerTest : public ::testing::Test {
     }
     const grpc::Slice slice(request);
     const grpc::ByteBuffer buffer(&slice, 1);
-    grpc::internal::RpcMethod method("/grpc.health.v1.Health/Check",
-                                     grpc::internal::RpcMethod::NORMAL_RPC);
+    grpc::GenericStub stub(channel_);
     grpc::ClientContext context;
     grpc::ByteBuffer answer;
-    const grpc::Status status =
-        grpc::internal::BlockingUnaryCall(channel_.get(), method, &context, buffer, &answer);
+    std::promise<grpc::Status> done;
+    stub.UnaryCall(&context, "/grpc.health.v1.Health/Check", grpc::StubOptions(), &buffer, &answer,
+                   [&done](grpc::Status status) { done.set_value(std::move(status)); });
+    const grpc::Status status = done.get_future().get();
     *state = 0;
     std::vector<grpc::Slice> slices;
     if (status.ok() && answer.Dump(&slices).ok()) {
@@ -226,28 +229,25 @@ TEST_F(ApiServerTest, BadRequestsCarryTheField) {
 TEST_F(ApiServerTest, AFullQueueSaysWhenToRetry) {
   server_->SetReady(model_, engine_.get());
   ranks_->Hold(true);
-  // Four run, three wait, and the step thread is held: the eighth finds the queue full.
+  // At most four run and six wait while the ranks answer nothing.
   std::vector<std::unique_ptr<grpc::ClientContext>> contexts;
   std::vector<std::unique_ptr<grpc::ClientReader<v1::GenerateResponse>>> readers;
-  for (uint32_t i = 0; i < 7; ++i) {
+  grpc::Status refused;
+  while (refused.ok()) {
+    ASSERT_LE(contexts.size(), 10u);
     contexts.push_back(std::make_unique<grpc::ClientContext>());
-    readers.push_back(stub_->Generate(contexts.back().get(), Request(i, 20)));
+    auto reader = stub_->Generate(contexts.back().get(), Request(contexts.size(), 20));
     v1::GenerateResponse response;
-    ASSERT_TRUE(readers.back()->Read(&response));
-    if (i < 4) {
-      const auto deadline = std::chrono::steady_clock::now() + kLong;
-      while (engine_->Stats().waiting > 0 && std::chrono::steady_clock::now() < deadline) {
-        // Two held steps are in flight; let the ranks do one so that the next can be admitted.
-        ranks_->Hold(false);
-        std::this_thread::yield();
-      }
-      ranks_->Hold(true);
+    if (reader->Read(&response)) {
+      readers.push_back(std::move(reader));
+    } else {
+      refused = reader->Finish();
     }
   }
-  const Answer answer = Generate(Request(9, 4));
-  EXPECT_EQ(answer.status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
-  EXPECT_EQ(Detail(answer.status).reason(), "QUEUE_FULL");
-  EXPECT_GT(Detail(answer.status).retry_delay_ms(), 0u);
+  EXPECT_GE(readers.size(), 6u);
+  EXPECT_EQ(refused.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_EQ(Detail(refused).reason(), "QUEUE_FULL");
+  EXPECT_GT(Detail(refused).retry_delay_ms(), 0u);
   for (auto& context : contexts) context->TryCancel();
   for (auto& reader : readers) reader->Finish();
   ranks_->Hold(false);

@@ -1,7 +1,9 @@
 #include "coordinator/fleet/fleet.h"
 
+#include <algorithm>
 #include <future>
 #include <list>
+#include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "coordinator/fleet/control_server.h"
@@ -49,6 +51,7 @@ class FleetTest : public ::testing::Test {
     options.clock = &clock_;
     options.tick = std::chrono::milliseconds(2);
     options.own_pause = std::chrono::hours(1);
+    options.join_timeout = std::chrono::seconds(2);
     options.blame_grace = blame_grace;
     fleet_ = std::make_unique<Fleet>(options);
     fleet_->SetOnFailed([this](const absl::Status& status) { failed_.set_value(status); });
@@ -93,6 +96,23 @@ class FleetTest : public ::testing::Test {
       return absl::UnknownError("the fleet did not fail");
     }
     return future.get();
+  }
+
+  // Moves the clock in steps shorter than a heartbeat's limit, each only after all of `beating`
+  // have been heard at the present time; returns what ended the epoch.
+  absl::Status AdvanceUntilFailed(const std::vector<int>& beating) {
+    const auto limit = std::chrono::steady_clock::now() + kLong;
+    while (fleet_->Health().ok() && std::chrono::steady_clock::now() < limit) {
+      v1::GetStatusResponse status;
+      fleet_->FillStatus(&status);
+      const bool heard = std::all_of(beating.begin(), beating.end(), [&](int rank) {
+        return status.ranks(rank).phase() != "MISSING" &&
+               status.ranks(rank).heartbeat_age_ms() == 0;
+      });
+      if (heard) clock_.Advance(std::chrono::milliseconds(500));
+      std::this_thread::yield();
+    }
+    return fleet_->Health();
   }
 
   FakeClock clock_;
@@ -207,12 +227,7 @@ TEST_F(FleetTest, WhoDoesNotJoinIsNamed) {
   StartFleet(3);
   Add(Worker(1));
   auto joined = std::async(std::launch::async, [this] { return fleet_->WaitJoined().status(); });
-  v1::GetStatusResponse status;
-  do {
-    status.Clear();
-    fleet_->FillStatus(&status);
-  } while (status.ranks(1).phase() != "JOINED");
-  clock_.Advance(std::chrono::seconds(60));
+  AdvanceUntilFailed({1});
   const absl::Status late = joined.get();
   EXPECT_EQ(late.code(), absl::StatusCode::kDeadlineExceeded);
   EXPECT_THAT(late.message(),
@@ -355,17 +370,7 @@ TEST_F(FleetTest, SilenceIsDeath) {
   AddAll();
   ASSERT_TRUE(Form(MakeTestPlan(1, 2)).ok());
   workers_.back().StopHeartbeats();
-  // Rank 0's heartbeats come by real time; each short advance leaves room for one.
-  absl::Status health;
-  for (int i = 0; i < 1000 && health.ok(); ++i) {
-    v1::GetStatusResponse status;
-    do {
-      status.Clear();
-      fleet_->FillStatus(&status);
-      health = fleet_->Health();
-    } while (health.ok() && status.ranks(0).heartbeat_age_ms() > 0);
-    clock_.Advance(std::chrono::milliseconds(250));
-  }
+  const absl::Status health = AdvanceUntilFailed({0});
   EXPECT_EQ(health.code(), absl::StatusCode::kUnavailable);
   EXPECT_THAT(health.message(), AllOf(HasSubstr("rank 1 (worker w1"), HasSubstr("no heartbeat"),
                                       Not(HasSubstr("rank 0"))));
@@ -442,17 +447,7 @@ TEST_F(FleetTest, AStalledStepNamesWhoIsMissing) {
   step.add_group_tokens(0);
   fleet_->SendStep(step);
   ASSERT_EQ(asked.get_future().wait_for(kLong), std::future_status::ready);
-  absl::Status health;
-  for (int i = 0; i < 1000 && health.ok(); ++i) {
-    v1::GetStatusResponse status;
-    do {
-      status.Clear();
-      fleet_->FillStatus(&status);
-      health = fleet_->Health();
-    } while (health.ok() &&
-             (status.ranks(0).heartbeat_age_ms() > 0 || status.ranks(1).heartbeat_age_ms() > 0));
-    clock_.Advance(std::chrono::milliseconds(500));
-  }
+  const absl::Status health = AdvanceUntilFailed({0, 1});
   EXPECT_EQ(health.code(), absl::StatusCode::kDeadlineExceeded) << health;
   EXPECT_THAT(health.message(), AllOf(HasSubstr("step 2 stalled"), HasSubstr("5.0 s"),
                                       HasSubstr("rank 1 (worker w1"), Not(HasSubstr("rank 0"))));
