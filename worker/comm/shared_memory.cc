@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <fstream>
 #include <utility>
 
 #include "absl/strings/numbers.h"
@@ -50,8 +51,26 @@ struct Pending {
   }
 };
 
+// What the kernel thinks can be had without swapping; -1 if it does not say.
+int64_t AvailableMemory() {
+  std::ifstream file("/proc/meminfo");
+  for (std::string name, unit; file >> name;) {
+    int64_t kibibytes = 0;
+    if (name == "MemAvailable:" && file >> kibibytes) return kibibytes * 1024;
+    std::getline(file, unit);
+  }
+  return -1;
+}
+
 absl::StatusOr<UniqueFd> MakeMemory(const Pending& pending) {
   size_t bytes = ShmRegion::Bytes(pending.group.size(), pending.outbox);
+  // Asked first: reserving more than there is would bring the OOM killer, not an error.
+  int64_t available = AvailableMemory();
+  if (available >= 0 && bytes > static_cast<size_t>(available)) {
+    return absl::ResourceExhaustedError(absl::StrCat("group ", pending.group.name, " needs ", bytes,
+                                                     " bytes of shared memory, ", available,
+                                                     " are available"));
+  }
   UniqueFd memory(memfd_create("whalepod-comm", MFD_CLOEXEC | MFD_ALLOW_SEALING));
   if (!memory.valid()) return ErrnoStatus(errno, "memfd_create");
   // Reserved now: else a full machine would show as SIGBUS in the middle of a step.

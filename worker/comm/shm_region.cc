@@ -117,6 +117,8 @@ class ShmCommunicator : public Communicator {
         received_(group_.size()),
         parts_(group_.size()) {
     CHECK_EQ(region_->size(), group_.size());
+    // The gate cannot move before this rank's first arrival.
+    round_ = region_->header().gate.load(std::memory_order_acquire) >> 1;
   }
 
   int rank() const override { return group_.rank; }
