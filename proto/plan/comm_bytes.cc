@@ -30,7 +30,7 @@ int64_t MaxContribution(const v1::ShardingPlan& header, int group) {
     bytes = tokens * layout.dp() * top_k * CeilDiv(model.moe_intermediate_size(), layout.moe_tp()) *
             act;
   } else {
-    const int64_t dispatch = tokens * (hidden * act + top_k * 8);
+    const int64_t dispatch = tokens * (RoundUp(hidden * act, 4) + top_k * 8);
     const int64_t combine = tokens * layout.dp() * CeilDiv(hidden, layout.moe_tp()) * 4;
     bytes = std::max(dispatch, combine);
   }

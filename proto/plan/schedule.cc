@@ -98,10 +98,12 @@ class Builder {
   void Moe(int64_t layer) {
     const int64_t world = ReplicaSize(layout_);
     if (layout_.dp() > 1) {
-      // This rank's share of its group's normalised rows, and their routes from TP rank 0.
-      const int64_t routes = at_.tp == 0 ? model_.num_experts_per_tok() * 8 : 0;
+      // Rows on the wire: normalised hidden state, ids and weights of the route. The TP ranks of a
+      // group share its rows.
+      const int64_t row =
+          RoundUp(model_.hidden_size() * act_, 4) + model_.num_experts_per_tok() * 8;
       Add(v1::COLLECTIVE_OP_ALL_GATHER, groups_.world, v1::COLLECTIVE_TAG_MOE_DISPATCH, layer,
-          (columns_.size() * act_ + routes) * (world - 1), 0);
+          CeilDiv(row * (world - 1), layout_.tp()), 0);
     }
     const int64_t slots = std::min(model_.num_experts_per_tok(), local_experts_);
     const int64_t width = CeilDiv(model_.moe_intermediate_size(), layout_.moe_tp());

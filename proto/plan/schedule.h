@@ -16,8 +16,9 @@ std::vector<v1::Group> GroupsOf(const v1::ModelSpec& model, const v1::Layout& la
 // Indices into GroupsOf() of the groups that hold `rank`, ascending: world, tp, moe_tp.
 std::vector<uint32_t> GroupsOfRank(const v1::ModelSpec& model, const v1::Layout& layout, int rank);
 
-// bytes_per_token: the most that this rank sends to all other ranks together in a step with one
-// token in every DP group; fixed_bytes: the same for each sequence that samples.
+// bytes_per_token: the most that this rank sends to all other ranks together for each token, in a
+// step with equally many tokens in every DP group; fixed_bytes: the same for each sequence that
+// samples.
 v1::StepSchedule ScheduleOf(const v1::ModelSpec& model, const v1::Layout& layout,
                             const v1::RuntimeSpec& runtime, int rank);
 
