@@ -7,7 +7,7 @@ namespace {
 // What a panel costs beyond its rows (reading its weights), in rows.
 constexpr int64_t kPanelCost = 6;
 
-// Work of experts before `g`, and of one panel of it.
+// Work of one panel of expert `g`.
 int64_t PanelCost(const GroupedMatMulArgs& args, int64_t g) {
   const int64_t rows = args.offsets[g + 1] - args.offsets[g];
   return rows == 0 ? 0 : rows + kPanelCost;
@@ -56,7 +56,7 @@ void GroupedMatMul(const GroupedMatMulArgs& args, ThreadPool& pool) {
       before += panels * cost;
       if (panel0 >= panel1) continue;
       const ProductArgs expert = Expert(args, g);
-      Product(expert, pool, thread).Run(panel0, panel1);
+      RunProduct(expert, panel0, panel1, pool, thread);
     }
   });
 }

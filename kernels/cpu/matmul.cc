@@ -34,7 +34,7 @@ void MatMul(const MatMulArgs& args, ThreadPool& pool) {
       const int64_t b = begin / panels;
       const int64_t stop = MinOf(end, (b + 1) * panels);
       const ProductArgs entry = BatchEntry(args, b);
-      Product(entry, pool, thread).Run(begin - b * panels, stop - b * panels);
+      RunProduct(entry, begin - b * panels, stop - b * panels, pool, thread);
       begin = stop;
     }
   });
