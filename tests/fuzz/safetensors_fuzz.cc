@@ -20,6 +20,12 @@ void CheckEntries(std::vector<SafetensorsEntry> entries, int64_t data, int64_t f
   for (const SafetensorsEntry& entry : entries) {
     FUZZ_CHECK(entry.begin == at);
     FUZZ_CHECK(entry.end >= entry.begin);
+    const auto dtype = whalepod::WeightDType(entry.dtype);
+    if (dtype != whalepod::v1::DTYPE_UNSPECIFIED) {
+      FUZZ_CHECK(whalepod::SafetensorsName(dtype) == entry.dtype);
+    } else {
+      FUZZ_CHECK(whalepod::SafetensorsName(dtype) == "?");
+    }
     at = entry.end;
   }
   FUZZ_CHECK(at == file_bytes);
