@@ -3,12 +3,15 @@
 // WHALEPOD_BENCH_THREADS.
 #include <benchmark/benchmark.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
 #include <cstdlib>
 #include <memory>
 #include <string>
+#include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -56,42 +59,61 @@ double Seconds(const Fn& fn) {
   return elapsed.count();
 }
 
-// One product; matrices follow each other through the arena.
+// What one call multiplies.
+enum class Kind { kOne, kGrouped, kBatch };
+
+// One product, or several side by side: of `count` experts with `m` rows each, or of `count` heads.
+// Matrices follow each other through the arena.
 class Products {
  public:
-  Products(DType dtype, int64_t m, int64_t n, int64_t k)
-      : scales_((n / 128 + 2) * (k / 128 + 2), 1.0f), a_(m * k, ToBF16(0.5f)), c_(m * n) {
+  Products(Kind kind, int64_t count, DType dtype, int64_t m, int64_t n, int64_t k)
+      : kind_(kind), count_(count), one_bytes_(PackedBytes(dtype, n, k)) {
+    scales_.assign((n / 128 + 2) * (k / 128 + 2), 1.0f);
+    a_.assign(count * m * k, ToBF16(0.5f));
+    c_.resize(count * m * n);
     auto backend = CreateCpuBackend({.threads = Threads()});
     CHECK(backend.ok());
     backend_ = *std::move(backend);
-    w_ = {.dtype = dtype,
-          .n = n,
-          .k = k,
-          .scales = scales_.data(),
-          .scale_stride_n = k / 128 + 1,
-          .block_n = 128,
-          .block_k = 128};
-    args_.m = m;
-    args_.a = a_.data();
-    args_.lda = k;
-    args_.w = absl::MakeConstSpan(&w_, 1);
-    args_.c = c_.data();
-    args_.ldc = n;
+    const PackedMatrix w = {.dtype = dtype,
+                            .n = n,
+                            .k = k,
+                            .scales = scales_.data(),
+                            .scale_stride_n = k / 128 + 1,
+                            .block_n = 128,
+                            .block_k = 128};
+    w_.assign(count, w);
+    for (int64_t g = 0; g <= count; ++g) offsets_.push_back(static_cast<int32_t>(g * m));
+    args_ = {.m = m,
+             .a = a_.data(),
+             .lda = count * k,
+             .a_batch_stride = k,
+             .w = w_,
+             .c_batch_stride = n,
+             .c = c_.data(),
+             .ldc = count * n};
+    grouped_ = {
+        .w = w_, .offsets = offsets_.data(), .a = a_.data(), .lda = k, .c = c_.data(), .ldc = n};
   }
-  int64_t bytes() const { return PackedBytes(w_.dtype, w_.n, w_.k); }
+  int64_t bytes() const { return count_ * one_bytes_; }
   int64_t matrices() const { return std::max<int64_t>(1, kArenaBytes / bytes()); }
   void Multiply(int64_t matrix) {
-    w_.data = Arena() + matrix % matrices() * bytes();
-    CHECK(backend_->MatMul(args_).ok());
+    const uint8_t* first = Arena() + matrix % matrices() * bytes();
+    for (int64_t i = 0; i < count_; ++i) w_[i].data = first + i * one_bytes_;
+    CHECK((kind_ == Kind::kGrouped ? backend_->GroupedMatMul(grouped_) : backend_->MatMul(args_))
+              .ok());
   }
 
  private:
+  const Kind kind_;
+  const int64_t count_, one_bytes_;
   std::vector<float> scales_;
   std::vector<BF16> a_;
   std::vector<float> c_;
+  std::vector<int32_t> offsets_;
   std::unique_ptr<Backend> backend_;
-  PackedMatrix w_;
+  std::vector<PackedMatrix> w_;
   MatMulArgs args_;
+  GroupedMatMulArgs grouped_;
 };
 
 double Median(std::vector<double> values) {
@@ -99,8 +121,9 @@ double Median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
-void Decode(benchmark::State& state, DType dtype, int64_t m, int64_t n, int64_t k) {
-  Products products(dtype, m, n, k);
+void Decode(benchmark::State& state, Kind kind, int64_t count, DType dtype, int64_t m, int64_t n,
+            int64_t k) {
+  Products products(kind, count, dtype, m, n, k);
   cpu::ThreadPool pool(Threads());
   MemoryReader reader(Arena(), kArenaBytes, pool);
   const int64_t half = products.matrices() / 2;
@@ -159,7 +182,7 @@ class OneDnnProduct {
 };
 
 void Prefill(benchmark::State& state, DType dtype, int64_t m, int64_t n, int64_t k) {
-  Products products(dtype, m, n, k);
+  Products products(Kind::kOne, 1, dtype, m, n, k);
   OneDnnProduct referee(m, n, k);
   std::vector<double> ours, theirs;
   for (auto _ : state) {
@@ -178,19 +201,24 @@ struct Shape {
   int64_t n, k;
 };
 
+void RegisterDecode(const std::string& name, Kind kind, int64_t count, DType dtype, int64_t m,
+                    const Shape& s) {
+  benchmark::RegisterBenchmark(
+      absl::StrCat(name, "/", Name(dtype), "/", count > 1 ? absl::StrCat(count, "x") : "", m, "x",
+                   s.n, "x", s.k)
+          .c_str(),
+      Decode, kind, count, dtype, m, s.n, s.k)
+      ->UseManualTime()
+      ->Unit(benchmark::kMillisecond)
+      ->Iterations(2);
+}
+
 void Register() {
   const Shape shapes[] = {{2048, 7168},  {7168, 2048}, {1536, 7168},
                           {24576, 1536}, {576, 7168},  {7168, 16384}};
   for (DType dtype : {DType::kF32, DType::kBF16, DType::kF8E4M3}) {
     for (const Shape& s : shapes) {
-      for (int64_t m : {1, 4}) {
-        benchmark::RegisterBenchmark(
-            absl::StrCat("decode/", Name(dtype), "/", m, "x", s.n, "x", s.k).c_str(), Decode, dtype,
-            m, s.n, s.k)
-            ->UseManualTime()
-            ->Unit(benchmark::kMillisecond)
-            ->Iterations(2);
-      }
+      for (int64_t m : {1, 4}) RegisterDecode("decode", Kind::kOne, 1, dtype, m, s);
       for (int64_t m : {64, 512}) {
         if (dtype == DType::kF32) continue;
         benchmark::RegisterBenchmark(
@@ -201,6 +229,10 @@ void Register() {
             ->Iterations(8);
       }
     }
+    // A token's eight experts; the heads' halves of kv_b, as absorbed attention uses them.
+    RegisterDecode("decode_experts", Kind::kGrouped, 8, dtype, 1, {2048, 7168});
+    RegisterDecode("decode_heads", Kind::kBatch, 128, dtype, 1, {512, 128});
+    RegisterDecode("decode_heads", Kind::kBatch, 128, dtype, 1, {128, 512});
   }
 }
 
@@ -208,8 +240,13 @@ void Register() {
 }  // namespace whalepod
 
 int main(int argc, char** argv) {
-  // oneDNN's threads are OpenMP's.
-  setenv("OMP_NUM_THREADS", std::to_string(whalepod::Threads()).c_str(), 1);
+  // OpenMP, whose threads oneDNN uses, reads its settings when it is loaded. Its threads must not
+  // spin on a processor while ours work.
+  if (std::getenv("GOMP_SPINCOUNT") == nullptr) {
+    setenv("OMP_NUM_THREADS", std::to_string(whalepod::Threads()).c_str(), 1);
+    setenv("GOMP_SPINCOUNT", "10000", 1);
+    execv("/proc/self/exe", argv);
+  }
   benchmark::Initialize(&argc, argv);
   whalepod::Register();
   benchmark::RunSpecifiedBenchmarks();
