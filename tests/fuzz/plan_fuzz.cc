@@ -1,6 +1,8 @@
 // Sharding plans as bytes. Besides libFuzzer's own mutations, fields of plans that parse are
 // changed one at a time, so that what is behind the first checks is reached.
+#include <algorithm>
 #include <cstdint>
+#include <iterator>
 #include <limits>
 #include <random>
 #include <string>
@@ -60,22 +62,29 @@ void MutateScalar(Message* message, const FieldDescriptor* field, int index, std
   const Reflection& reflection = *message->GetReflection();
   switch (field->cpp_type()) {
     case FieldDescriptor::CPPTYPE_INT32:
-      return WHALEPOD_MUTATE(Int32, static_cast<int32_t>(Changed(old, random)));
+      WHALEPOD_MUTATE(Int32, static_cast<int32_t>(Changed(old, random)));
+      return;
     case FieldDescriptor::CPPTYPE_INT64:
-      return WHALEPOD_MUTATE(Int64, Changed(old, random));
+      WHALEPOD_MUTATE(Int64, Changed(old, random));
+      return;
     case FieldDescriptor::CPPTYPE_UINT32:
-      return WHALEPOD_MUTATE(UInt32, static_cast<uint32_t>(Changed(old, random)));
+      WHALEPOD_MUTATE(UInt32, static_cast<uint32_t>(Changed(old, random)));
+      return;
     case FieldDescriptor::CPPTYPE_UINT64:
-      return WHALEPOD_MUTATE(UInt64,
-                             static_cast<uint64_t>(Changed(static_cast<int64_t>(old), random)));
+      WHALEPOD_MUTATE(UInt64, static_cast<uint64_t>(Changed(static_cast<int64_t>(old), random)));
+      return;
     case FieldDescriptor::CPPTYPE_DOUBLE:
-      return WHALEPOD_MUTATE(Double, random() % 2 ? old * 2 : -old);
+      WHALEPOD_MUTATE(Double, random() % 2 ? old * 2 : -old);
+      return;
     case FieldDescriptor::CPPTYPE_BOOL:
-      return WHALEPOD_MUTATE(Bool, !old);
+      WHALEPOD_MUTATE(Bool, !old);
+      return;
     case FieldDescriptor::CPPTYPE_ENUM:
-      return WHALEPOD_MUTATE(EnumValue, static_cast<int>(old + static_cast<int>(random() % 5) - 2));
+      WHALEPOD_MUTATE(EnumValue, static_cast<int>(old + static_cast<int>(random() % 5) - 2));
+      return;
     case FieldDescriptor::CPPTYPE_STRING:
-      return WHALEPOD_MUTATE(String, random() % 2 ? old + "x" : old.substr(0, old.size() / 2));
+      WHALEPOD_MUTATE(String, random() % 2 ? old + "x" : old.substr(0, old.size() / 2));
+      return;
     default:
       return;
   }
