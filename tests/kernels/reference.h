@@ -10,6 +10,7 @@
 #include <cstring>
 #include <functional>
 #include <limits>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -93,7 +94,8 @@ inline void OnEveryBackend(const std::function<void(Backend&)>& fn) {
           CreateCpuBackend({.threads = threads, .isa = isa});
       if (!backend.ok()) {
         ASSERT_NE(isa, IsaPath::kPortable) << backend.status();
-        GTEST_LOG_(INFO) << "skipped: " << backend.status();
+        static std::set<IsaPath> said;
+        if (said.insert(isa).second) GTEST_LOG_(INFO) << "skipped: " << backend.status();
         break;
       }
       SCOPED_TRACE((*backend)->InstructionPath() + ", threads " + std::to_string(threads));
