@@ -18,6 +18,8 @@ namespace {
 
 // How long workers may take to leave after they were told to.
 constexpr std::chrono::seconds kLeave(5);
+// The same for those told to abort.
+constexpr std::chrono::seconds kAbort(3);
 // A poll of the stop flag while the engine drains.
 constexpr std::chrono::milliseconds kDrainPoll(50);
 
@@ -152,7 +154,7 @@ absl::Status CoordinatorServer::Listen() {
   FleetOptions fleet = FleetOptionsOf(options_, epoch_);
   fleet.predict = [model = StepTime(plan_)](const v1::StepPlan& step) { return model.Of(step); };
   fleet_ = std::make_unique<Fleet>(std::move(fleet));
-  fleet_->SetOnFailed([this](const absl::Status& status) { Fail(status); });
+  fleet_->SetOnFailed([this](const absl::Status& status) { NoteFailure(status); });
 
   ApiServer::Options api;
   api.host = options_.host;
@@ -243,7 +245,7 @@ absl::Status CoordinatorServer::WindDown(absl::Status end) {
   if (!end.ok()) {
     if (engine_ != nullptr) engine_->Fail(absl::UnavailableError(end.message()));
     fleet_->Abort(end);
-    fleet_->WaitGone(kLeave);
+    fleet_->WaitGone(kAbort);
     api_->Shutdown(std::chrono::milliseconds(500));
     return stops() > 0 && absl::IsCancelled(end) ? absl::OkStatus() : end;
   }
@@ -283,6 +285,12 @@ void CoordinatorServer::StopNow() {
 }
 
 void CoordinatorServer::Fail(const absl::Status& status) {
+  NoteFailure(status);
+  fleet_->Abort(status);
+}
+
+// Also called while the fleet goes, so it must not use it.
+void CoordinatorServer::NoteFailure(const absl::Status& status) {
   Engine* engine = nullptr;
   {
     std::lock_guard lock(mu_);
@@ -292,7 +300,6 @@ void CoordinatorServer::Fail(const absl::Status& status) {
     changed_.notify_all();
   }
   if (engine != nullptr) engine->Fail(absl::UnavailableError(status.message()));
-  fleet_->Abort(status);
 }
 
 void CoordinatorServer::FillStatus(v1::GetStatusResponse* status) const {

@@ -58,6 +58,7 @@ class CoordinatorServer {
   absl::Status StartEngine();
   absl::Status Serve();
   absl::Status WindDown(absl::Status end);
+  void NoteFailure(const absl::Status& status);
   void FillStatus(v1::GetStatusResponse* status) const;
   ServedModel DescribeModel() const;
 

@@ -227,7 +227,7 @@ TEST_F(FleetTest, WhoDoesNotJoinIsNamed) {
   StartFleet(3);
   Add(Worker(1));
   auto joined = std::async(std::launch::async, [this] { return fleet_->WaitJoined().status(); });
-  AdvanceUntilFailed({1});
+  EXPECT_FALSE(AdvanceUntilFailed({1}).ok());
   const absl::Status late = joined.get();
   EXPECT_EQ(late.code(), absl::StatusCode::kDeadlineExceeded);
   EXPECT_THAT(late.message(),

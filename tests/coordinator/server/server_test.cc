@@ -123,7 +123,7 @@ class ServerTest : public ::testing::Test {
 };
 
 TEST_F(ServerTest, ServesManyAndDrains) {
-  Start(Options());
+  ASSERT_NO_FATAL_FAILURE(Start(Options()));
   AddWorkers();
   WaitState("ready");
   std::vector<std::future<void>> clients;
@@ -158,7 +158,7 @@ TEST_F(ServerTest, ServesManyAndDrains) {
 }
 
 TEST_F(ServerTest, ALostRankEndsTheDeploymentByName) {
-  Start(Options());
+  ASSERT_NO_FATAL_FAILURE(Start(Options()));
   AddWorkers();
   WaitState("ready");
   grpc::ClientContext context;
@@ -185,7 +185,7 @@ TEST_F(ServerTest, ALostRankEndsTheDeploymentByName) {
 TEST_F(ServerTest, MissingWorkersAreNamed) {
   ServeOptions options = Options();
   options.join_timeout = 0.3;
-  Start(options);
+  ASSERT_NO_FATAL_FAILURE(Start(options));
   EXPECT_EQ(Status().state(), "starting");
   const absl::Status end = WaitEnd();
   EXPECT_EQ(end.code(), absl::StatusCode::kDeadlineExceeded);
@@ -193,7 +193,7 @@ TEST_F(ServerTest, MissingWorkersAreNamed) {
 }
 
 TEST_F(ServerTest, StoppedWhileStarting) {
-  Start(Options());
+  ASSERT_NO_FATAL_FAILURE(Start(Options()));
   WaitState("starting");
   server_->Stop();
   EXPECT_EQ(WaitEnd(), absl::OkStatus());
@@ -211,7 +211,7 @@ TEST_F(ServerTest, RefusedBeforeAnythingStarts) {
   options.max_num_batched_tokens = 600;
   const absl::Status limits = CoordinatorServer::Start(options).status();
   EXPECT_EQ(limits.code(), absl::StatusCode::kInvalidArgument) << limits;
-  Start(Options());
+  ASSERT_NO_FATAL_FAILURE(Start(Options()));
   options = Options();
   options.control_port = server_->control_port();
   const absl::Status port = CoordinatorServer::Start(options).status();
