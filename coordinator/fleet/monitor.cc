@@ -111,7 +111,7 @@ void Fleet::FailLocked(absl::Status status) {
   if (!health_.ok()) return;
   health_ = std::move(status);
   if (absl::IsCancelled(health_)) {
-    spdlog::info("epoch {}: ended: {}", options_.epoch, health_.message());
+    spdlog::info("epoch {}: ended: {}", options_.epoch, health_.ToString());
   } else {
     spdlog::error("epoch {}: {}", options_.epoch, health_.ToString());
   }
