@@ -41,8 +41,6 @@ ThreadPool::~ThreadPool() {
   for (std::thread& worker : workers_) worker.join();
 }
 
-void* ThreadPool::SharedScratch(int64_t bytes) { return shared_scratch_.Get(bytes); }
-
 void* ThreadPool::ThreadScratch(int thread, int64_t bytes) {
   return thread_scratch_[thread].Get(bytes);
 }

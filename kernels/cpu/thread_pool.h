@@ -35,10 +35,8 @@ class ThreadPool {
         &fn);
   }
 
-  // A 64-byte aligned buffer shared by all threads, of at least `bytes`; kept until a larger one
-  // is asked for, which invalidates it. Call outside ParallelFor.
-  void* SharedScratch(int64_t bytes);
-  // The same, one for each thread; `thread` is ParallelFor's, called by that thread.
+  // A 64-byte aligned buffer of at least `bytes`, one for each thread; `thread` is ParallelFor's,
+  // called by that thread. Kept until a larger one is asked for, which invalidates it.
   void* ThreadScratch(int thread, int64_t bytes);
 
  private:
@@ -59,7 +57,6 @@ class ThreadPool {
   const int threads_;
   std::vector<std::thread> workers_;
   std::vector<Buffer> thread_scratch_;
-  Buffer shared_scratch_;
 
   // The current loop; written before `generation_` changes.
   int64_t n_ = 0;
