@@ -115,6 +115,11 @@ class FleetTest : public ::testing::Test {
     return fleet_->Health();
   }
 
+  // Needed before what an intercept refers to goes.
+  void WaitAllEnd() {
+    for (FakeWorker& worker : workers_) worker.WaitEnd();
+  }
+
   FakeClock clock_;
   std::promise<absl::Status> failed_;
   int ranks_ = 0;
@@ -290,7 +295,7 @@ TEST_P(FleetPhaseTest, SilenceMissesTheDeadline) {
   if (GetParam() == v1::PHASE_LOADED) {
     EXPECT_THAT(end.message(), HasSubstr("3.00 MiB of 8.00 MiB"));
   }
-  workers_.front().WaitEnd();
+  WaitAllEnd();
   EXPECT_THAT(workers_.front().abort_reason(), HasSubstr("rank 1"));
 }
 
@@ -451,6 +456,7 @@ TEST_F(FleetTest, AStalledStepNamesWhoIsMissing) {
   EXPECT_EQ(health.code(), absl::StatusCode::kDeadlineExceeded) << health;
   EXPECT_THAT(health.message(), AllOf(HasSubstr("step 2 stalled"), HasSubstr("5.0 s"),
                                       HasSubstr("rank 1 (worker w1"), Not(HasSubstr("rank 0"))));
+  WaitAllEnd();
 }
 
 TEST_F(FleetTest, APortInUseIsAnError) {
