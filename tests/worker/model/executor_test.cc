@@ -3,6 +3,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "proto/plan/layout.h"
 #include "tests/worker/model/harness.h"
 
 namespace whalepod::testing {

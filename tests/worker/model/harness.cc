@@ -1,10 +1,12 @@
 #include "tests/worker/model/harness.h"
 
 #include <algorithm>
+#include <chrono>
 #include <deque>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "base/clock.h"
 #include "base/status.h"
 #include "coordinator/checkpoint/checkpoint.h"
 #include "coordinator/plan/planner.h"
@@ -20,6 +22,9 @@ int64_t LedgerBytes(const v1::RankPart& part, v1::LedgerKind kind) {
   }
   return 0;
 }
+
+// Far beyond what an exchange takes: a rank that fails shows as an error, not as a test that hangs.
+TimePoint Deadline() { return Clock::Real()->Now() + std::chrono::seconds(60); }
 
 // Vectors are aligned to 16 bytes only: arenas start at the next multiple of 64.
 Executor::Memory Aligned(std::vector<std::byte>& arena, int64_t bytes) {
@@ -43,6 +48,7 @@ absl::StatusOr<std::unique_ptr<Deployment>> Deployment::Create(const DeploymentO
   deployment->world_ = std::make_unique<InProcessWorld>(world);
   for (int r = 0; r < world; ++r) deployment->ranks_.push_back(std::make_unique<RankState>());
   RETURN_IF_ERROR(deployment->OnAllRanks([&](int rank) { return deployment->LoadRank(rank); }));
+  RETURN_IF_ERROR(deployment->OnAllRanks([&](int rank) { return deployment->StartRank(rank); }));
   return deployment;
 }
 
@@ -86,6 +92,12 @@ absl::Status Deployment::LoadRank(int rank) {
   RETURN_IF_ERROR(LoadWeights(
       state.part, weights.data, weights.bytes, 1, [](int64_t, int64_t) {}, [] { return false; }));
   ASSIGN_OR_RETURN(state.weights, WeightMap::Create(state.part, weights.data, weights.bytes));
+  return absl::OkStatus();
+}
+
+absl::Status Deployment::StartRank(int rank) {
+  RankState& state = *ranks_[rank];
+  const v1::RankPart& part = state.part.part();
   std::vector<CommunicatorFactory::GroupSpec> specs;
   for (uint32_t group : part.groups()) {
     const v1::Group& g = plan_.groups(static_cast<int>(group));
@@ -96,7 +108,7 @@ absl::Status Deployment::LoadRank(int rank) {
   CommunicatorFactory::Peers peers{.rank = rank, .session = "test"};
   peers.rendezvous.resize(world_->size());
   peers.hosts.assign(world_->size(), "host");
-  ASSIGN_OR_RETURN(state.communicators, world_->factory(rank)->Connect(peers, specs, kNoDeadline));
+  ASSIGN_OR_RETURN(state.communicators, world_->factory(rank)->Connect(peers, specs, Deadline()));
   Executor::Options options;
   options.part = &state.part;
   options.backend = state.backend.get();
@@ -141,7 +153,7 @@ absl::StatusOr<std::vector<v1::StepResult>> Deployment::Step(v1::StepPlan step) 
   step.set_step(++step_);
   std::vector<v1::StepResult> results(ranks_.size());
   RETURN_IF_ERROR(OnAllRanks([&](int rank) -> absl::Status {
-    ASSIGN_OR_RETURN(results[rank], ranks_[rank]->executor->Run(step, kNoDeadline));
+    ASSIGN_OR_RETURN(results[rank], ranks_[rank]->executor->Run(step, Deadline()));
     return absl::OkStatus();
   }));
   for (size_t r = 0; r < results.size(); ++r) {

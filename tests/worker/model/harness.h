@@ -70,6 +70,7 @@ class Deployment {
 
   absl::Status MakePlan();
   absl::Status LoadRank(int rank);
+  absl::Status StartRank(int rank);
   // Runs `work` for every rank on a thread of its own; the first error aborts the others.
   template <typename Work>
   absl::Status OnAllRanks(const Work& work);
