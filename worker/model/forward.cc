@@ -97,7 +97,8 @@ absl::Status DeepSeekV3::Carve() {
   if (needed_ > options_.activation_bytes) {
     return absl::ResourceExhaustedError(absl::StrCat(
         "activation arena of rank ", options_.part->part().rank(), ": the forward needs ", needed_,
-        " bytes, the plan gives ", options_.activation_bytes));
+        " bytes with ", options_.backend->Threads(), " threads, the plan gives ",
+        options_.activation_bytes, " for ", plan.runtime().threads_per_rank(), " threads"));
   }
   FillRopeTables(plan.model(), dims_.max_positions, cos, sin);
   return absl::OkStatus();

@@ -26,9 +26,10 @@ int64_t LedgerBytes(const v1::RankPart& part, v1::LedgerKind kind) {
 // Far beyond what an exchange takes: a rank that fails shows as an error, not as a test that hangs.
 TimePoint Deadline() { return Clock::Real()->Now() + std::chrono::seconds(60); }
 
-// Vectors are aligned to 16 bytes only: arenas start at the next multiple of 64.
+// Vectors are aligned to 16 bytes only: arenas start at the next multiple of 64. All bits are set,
+// which is NaN in every type: what is read before it is written shows.
 Executor::Memory Aligned(std::vector<std::byte>& arena, int64_t bytes) {
-  arena.resize(bytes + 64);
+  arena.assign(bytes + 64, std::byte{0xff});
   const auto address = reinterpret_cast<uintptr_t>(arena.data());
   return {arena.data() + (64 - address % 64) % 64, bytes};
 }
