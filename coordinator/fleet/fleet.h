@@ -95,7 +95,8 @@ class Fleet : public StepSender {
   void Abort(const absl::Status& status);
   // Tells ranks to leave after the steps they have; false if some are still there after `timeout`.
   bool Drain(const std::string& reason, Duration timeout);
-  // Waits until every stream has ended, closing those left when `timeout` passes.
+  // Waits until every stream has ended, but not for ranks that have fallen silent; closes those
+  // left after `timeout`. True if there were none.
   bool WaitGone(Duration timeout);
 
   absl::Status Health() const;

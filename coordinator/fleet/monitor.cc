@@ -147,7 +147,20 @@ bool Fleet::Drain(const std::string& reason, Duration timeout) {
 
 bool Fleet::WaitGone(Duration timeout) {
   std::unique_lock lock(mu_);
-  if (changed_.wait_for(lock, timeout, [this] { return AllClosedLocked(); })) return true;
+  // Real time, as in Monitor. A rank that has fallen silent is not waited for.
+  const auto limit = std::chrono::steady_clock::now() + timeout;
+  const auto silent = [this](const RankState& state) {
+    return options_.clock->Now() - state.last_heard >= options_.heartbeat_timeout;
+  };
+  const auto expected = [&] {
+    return std::any_of(ranks_.begin(), ranks_.end(), [&](const RankState& state) {
+      return state.link != nullptr && !state.closed && !silent(state);
+    });
+  };
+  while (expected() && std::chrono::steady_clock::now() < limit) {
+    changed_.wait_for(lock, options_.tick);
+  }
+  if (AllClosedLocked()) return true;
   for (const RankState& state : ranks_) {
     if (state.link != nullptr && !state.closed) {
       state.link->Close(health_.ok() ? absl::UnavailableError("the coordinator is leaving")
