@@ -37,6 +37,7 @@ struct Flags {
   std::string address;
   int threads = 0;
   IsaPath isa = IsaPath::kBest;
+  int host_ranks = 1;
   int64_t memory_bytes = 0;
   int parent = 0;
 };
@@ -71,11 +72,15 @@ void Declare(CLI::App& app, Flags& flags) {
   app.add_option(
       "--address", flags.address,
       "IP address where ranks of other hosts reach this one; without it, no other hosts");
-  app.add_option("--threads", flags.threads, "threads that compute; 0: one a processor")
+  app.add_option("--threads", flags.threads, "threads that compute; 0: its share of the processors")
       ->check(CLI::Range(0, 1024));
   app.add_option("--isa", flags.isa, "instruction path: best, portable, avx2 or avx512")
       ->transform(CLI::CheckedTransformer(paths));
-  app.add_option("--memory-bytes", flags.memory_bytes, "memory of this rank; 0: what is available")
+  app.add_option("--host-ranks", flags.host_ranks,
+                 "ranks on this host: they share its processors and memory")
+      ->check(CLI::PositiveNumber);
+  app.add_option("--memory-bytes", flags.memory_bytes,
+                 "memory of this rank; 0: its share of what is available")
       ->check(CLI::NonNegativeNumber);
   app.add_option("--die-with-parent", flags.parent, "process that started this one: end with it");
 }
@@ -89,7 +94,8 @@ v1::Hello MakeHello(const Flags& flags, const Backend& backend) {
   hello.set_incarnation(Incarnation());
   hello.set_host(flags.host);
   hello.set_preferred_rank(flags.rank);
-  hello.set_memory_bytes(flags.memory_bytes > 0 ? flags.memory_bytes : AvailableMemory());
+  hello.set_memory_bytes(flags.memory_bytes > 0 ? flags.memory_bytes
+                                                : AvailableMemory() / flags.host_ranks);
   hello.set_pid(getpid());
   hello.set_address(flags.address);
   return hello;
@@ -97,9 +103,8 @@ v1::Hello MakeHello(const Flags& flags, const Backend& backend) {
 
 int Serve(const Flags& flags) {
   CpuOptions cpu;
-  cpu.threads = flags.threads > 0
-                    ? flags.threads
-                    : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  const int processors = static_cast<int>(std::thread::hardware_concurrency());
+  cpu.threads = flags.threads > 0 ? flags.threads : std::max(1, processors / flags.host_ranks);
   cpu.isa = flags.isa;
   absl::StatusOr<std::unique_ptr<Backend>> backend = CreateCpuBackend(cpu);
   if (!backend.ok()) {

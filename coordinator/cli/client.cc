@@ -1,0 +1,103 @@
+#include "coordinator/cli/client.h"
+
+#include <grpcpp/grpcpp.h>
+
+#include <chrono>
+#include <cstdio>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "coordinator/cli/commands.h"
+
+namespace whalepod {
+namespace {
+
+constexpr auto kCallTimeout = std::chrono::seconds(5);
+constexpr auto kRetry = std::chrono::milliseconds(50);
+
+absl::Status FromGrpc(const grpc::Status& status) {
+  return absl::Status(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
+}
+
+std::shared_ptr<grpc::Channel> Dial(const std::string& endpoint) {
+  grpc::ChannelArguments args;
+  args.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
+  args.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 50);
+  args.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 50);
+  args.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 500);
+  return grpc::CreateCustomChannel(endpoint, grpc::InsecureChannelCredentials(), args);
+}
+
+void SetDeadline(grpc::ClientContext& context) {
+  context.set_deadline(std::chrono::system_clock::now() + kCallTimeout);
+}
+
+}  // namespace
+
+Client::Client(const std::string& endpoint)
+    : stub_(v1::InferenceService::NewStub(Dial(endpoint))) {}
+
+Client::Client(std::unique_ptr<v1::InferenceService::StubInterface> stub)
+    : stub_(std::move(stub)) {}
+
+absl::Status Client::WaitReady(Duration wait) {
+  const TimePoint deadline = Clock::Real()->Now() + wait;
+  for (;;) {
+    const absl::StatusOr<v1::GetStatusResponse> status = GetStatus();
+    if (status.ok() && status->state() == "ready") return absl::OkStatus();
+    std::string heard = status.ok() ? absl::StrCat(status->state(), ": ", status->message())
+                                    : std::string(status.status().message());
+    if (status.ok() && status->state() == "failed") return absl::UnavailableError(heard);
+    if (Clock::Real()->Now() + kRetry > deadline) {
+      return absl::DeadlineExceededError(absl::StrCat(
+          "the deployment was not ready after ",
+          std::chrono::duration_cast<std::chrono::seconds>(wait).count(), " s: ", heard));
+    }
+    std::this_thread::sleep_for(kRetry);
+  }
+}
+
+absl::StatusOr<Client::Answer> Client::Generate(
+    const v1::GenerateRequest& request,
+    const std::function<void(const v1::GeneratedToken&)>& on_token) {
+  grpc::ClientContext context;
+  const auto reader = stub_->Generate(&context, request);
+  Answer answer;
+  v1::GenerateResponse response;
+  while (reader->Read(&response)) {
+    if (response.has_started()) answer.started = response.started();
+    if (response.has_finished()) answer.finished = response.finished();
+    for (v1::GeneratedToken& token : *response.mutable_tokens()->mutable_tokens()) {
+      if (on_token) on_token(token);
+      answer.tokens.push_back(std::move(token));
+    }
+  }
+  if (const grpc::Status status = reader->Finish(); !status.ok()) return FromGrpc(status);
+  return answer;
+}
+
+absl::StatusOr<v1::GetModelResponse> Client::GetModel() {
+  grpc::ClientContext context;
+  SetDeadline(context);
+  v1::GetModelResponse response;
+  const grpc::Status status = stub_->GetModel(&context, v1::GetModelRequest(), &response);
+  if (!status.ok()) return FromGrpc(status);
+  return response;
+}
+
+absl::StatusOr<v1::GetStatusResponse> Client::GetStatus() {
+  grpc::ClientContext context;
+  SetDeadline(context);
+  v1::GetStatusResponse response;
+  const grpc::Status status = stub_->GetStatus(&context, v1::GetStatusRequest(), &response);
+  if (!status.ok()) return FromGrpc(status);
+  return response;
+}
+
+int ReportError(const absl::Status& status) {
+  std::fprintf(stderr, "error: %s\n", status.ToString().c_str());
+  return kFailed;
+}
+
+}  // namespace whalepod

@@ -1,0 +1,47 @@
+// What commands share that talk to a running deployment.
+#pragma once
+
+#include <grpcpp/channel.h>
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "base/clock.h"
+#include "whalepod/v1/inference.grpc.pb.h"
+
+namespace whalepod {
+
+// One deployment's InferenceService. Thread-safe.
+class Client {
+ public:
+  explicit Client(const std::string& endpoint);
+  // A client of `stub`, for tests.
+  explicit Client(std::unique_ptr<v1::InferenceService::StubInterface> stub);
+
+  // Waits until the deployment says that it is ready. DEADLINE_EXCEEDED with the last that was
+  // heard; UNAVAILABLE at once if it has failed.
+  absl::Status WaitReady(Duration wait);
+
+  struct Answer {
+    v1::GenerateResponse::Started started;
+    std::vector<v1::GeneratedToken> tokens;
+    v1::GenerateResponse::Finished finished;
+  };
+  // Runs one request to its end; `on_token` is called from this thread as tokens come.
+  absl::StatusOr<Answer> Generate(const v1::GenerateRequest& request,
+                                  const std::function<void(const v1::GeneratedToken&)>& on_token);
+  absl::StatusOr<v1::GetModelResponse> GetModel();
+  absl::StatusOr<v1::GetStatusResponse> GetStatus();
+
+ private:
+  const std::unique_ptr<v1::InferenceService::StubInterface> stub_;
+};
+
+// Says "error: CODE: message" on stderr; returns the exit status.
+int ReportError(const absl::Status& status);
+
+}  // namespace whalepod

@@ -1,0 +1,183 @@
+// whalepod generate: completions from a running deployment.
+#include <cstdio>
+#include <deque>
+#include <fstream>
+#include <future>
+#include <iostream>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/status.h"
+#include "coordinator/cli/answer.h"
+#include "coordinator/cli/client.h"
+#include "coordinator/cli/commands.h"
+#include "coordinator/cli/prompts.h"
+#include "coordinator/text/pieces.h"
+
+namespace whalepod {
+namespace {
+
+// Requests under way at once when a file has many.
+constexpr size_t kWindow = 16;
+
+struct Flags {
+  std::string endpoint = "127.0.0.1:50051";
+  std::string model;
+  std::string prompt;
+  std::string prompt_token_ids;
+  std::string prompts;
+  std::optional<uint32_t> max_tokens;
+  std::optional<float> temperature;
+  std::optional<uint64_t> seed;
+  std::optional<uint32_t> logprobs;
+  bool ignore_eos = false;
+  bool json = false;
+  double wait = 60;
+};
+
+void FillOptions(const Flags& flags, v1::GenerationOptions* options) {
+  if (flags.max_tokens) options->set_max_tokens(*flags.max_tokens);
+  if (flags.temperature) options->set_temperature(*flags.temperature);
+  if (flags.seed) options->set_seed(*flags.seed);
+  if (flags.logprobs) options->set_logprobs(*flags.logprobs);
+  if (flags.ignore_eos) options->set_ignore_eos(true);
+}
+
+absl::StatusOr<std::vector<v1::GenerateRequest>> MakeRequests(const Flags& flags) {
+  v1::GenerateRequest base;
+  base.set_model(flags.model);
+  FillOptions(flags, base.mutable_options());
+  std::vector<v1::GenerateRequest> requests;
+  const auto add = [&](const std::vector<uint32_t>& ids) {
+    requests.push_back(base);
+    requests.back().mutable_token_ids()->mutable_ids()->Assign(ids.begin(), ids.end());
+  };
+  if (!flags.prompt.empty()) {
+    base.set_text(flags.prompt);
+    requests.push_back(base);
+  } else if (!flags.prompt_token_ids.empty()) {
+    ASSIGN_OR_RETURN(const std::vector<uint32_t> ids, ParseTokenIds(flags.prompt_token_ids));
+    add(ids);
+  } else {
+    std::ifstream file;
+    const bool standard_input = flags.prompts == "-";
+    if (!standard_input) file.open(flags.prompts);
+    if (!standard_input && !file) {
+      return absl::NotFoundError(flags.prompts + " can't be opened");
+    }
+    ASSIGN_OR_RETURN(const auto prompts,
+                     ReadPrompts(standard_input ? std::cin : file, flags.prompts));
+    for (const std::vector<uint32_t>& ids : prompts) add(ids);
+  }
+  return requests;
+}
+
+// Shows pieces as they come, or ids where the deployment has no tokenizer.
+class Printer {
+ public:
+  void Token(const v1::GeneratedToken& token) {
+    if (!has_text_ && token.piece().empty()) {
+      ids_ += (ids_.empty() ? "" : " ") + std::to_string(token.token_id());
+      return;
+    }
+    has_text_ = true;
+    Write(assembler_.Add(token.piece()));
+  }
+  void End() {
+    Write(has_text_ ? assembler_.Finish() : ids_);
+    Write("\n");
+  }
+
+ private:
+  static void Write(const std::string& text) {
+    std::fwrite(text.data(), 1, text.size(), stdout);
+    std::fflush(stdout);
+  }
+
+  Utf8Assembler assembler_;
+  bool has_text_ = false;
+  std::string ids_;
+};
+
+int Print(const Flags& flags, const absl::StatusOr<Client::Answer>& answer) {
+  if (!answer.ok()) return ReportError(answer.status());
+  if (flags.json) {
+    std::printf("%s\n", AnswerJson(*answer, flags.logprobs.has_value()).c_str());
+  } else {
+    Printer printer;
+    for (const v1::GeneratedToken& token : answer->tokens) printer.Token(token);
+    printer.End();
+  }
+  std::fflush(stdout);
+  return 0;
+}
+
+// One request whose pieces are shown while they come.
+int GenerateLive(Client& client, const v1::GenerateRequest& request) {
+  Printer printer;
+  const absl::StatusOr<Client::Answer> answer =
+      client.Generate(request, [&](const v1::GeneratedToken& token) { printer.Token(token); });
+  printer.End();
+  return answer.ok() ? 0 : ReportError(answer.status());
+}
+
+// Many requests, answered in order; an error of one doesn't stop the others.
+int GenerateAll(const Flags& flags, Client& client,
+                const std::vector<v1::GenerateRequest>& requests) {
+  std::deque<std::future<absl::StatusOr<Client::Answer>>> under_way;
+  int exit = 0;
+  const auto print_first = [&] {
+    const int status = Print(flags, under_way.front().get());
+    if (status != 0) exit = status;
+    under_way.pop_front();
+  };
+  for (const v1::GenerateRequest& request : requests) {
+    if (under_way.size() == kWindow) print_first();
+    under_way.push_back(std::async(
+        std::launch::async, [&client, &request] { return client.Generate(request, nullptr); }));
+  }
+  while (!under_way.empty()) print_first();
+  return exit;
+}
+
+int Generate(const Flags& flags) {
+  const absl::StatusOr<std::vector<v1::GenerateRequest>> requests = MakeRequests(flags);
+  if (!requests.ok()) return ReportError(requests.status());
+  Client client(flags.endpoint);
+  const absl::Status ready = client.WaitReady(
+      std::chrono::duration_cast<Duration>(std::chrono::duration<double>(flags.wait)));
+  if (!ready.ok()) return ReportError(ready);
+  if (requests->size() == 1 && !flags.json) return GenerateLive(client, requests->front());
+  return GenerateAll(flags, client, *requests);
+}
+
+}  // namespace
+
+void AddGenerate(CLI::App& app, CommandRun& run) {
+  const auto flags = std::make_shared<Flags>();
+  CLI::App* command = app.add_subcommand("generate", "Completions from a running deployment");
+  command->add_option("--endpoint", flags->endpoint, "HOST:PORT of the deployment")
+      ->envname("WHALEPOD_ENDPOINT")
+      ->capture_default_str();
+  command->add_option("--model", flags->model, "name of the model; default the one served");
+  CLI::Option_group* prompt = command->add_option_group("prompt");
+  prompt->add_option("--prompt", flags->prompt, "raw text");
+  prompt->add_option("--prompt-token-ids", flags->prompt_token_ids, "token ids: 1,2,3");
+  prompt->add_option("--prompts", flags->prompts,
+                     "JSON lines with prompt_token_ids; - is standard input");
+  prompt->require_option(1);
+  command->add_option("--max-tokens", flags->max_tokens, "most tokens to generate");
+  command->add_option("--temperature", flags->temperature, "0 is greedy");
+  command->add_option("--seed", flags->seed, "of sampling; drawn if absent");
+  command->add_option("--logprobs", flags->logprobs, "logprobs of each token and of the K best");
+  command->add_flag("--ignore-eos", flags->ignore_eos, "go on after the end of sequence");
+  command->add_flag("--json", flags->json, "one JSON object a line");
+  command->add_option("--wait", flags->wait, "seconds to wait for a ready deployment")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command->callback([flags, &run] { run = [flags] { return Generate(*flags); }; });
+}
+
+}  // namespace whalepod

@@ -1,0 +1,19 @@
+// whalepod: the program people use.
+#include "CLI/CLI.hpp"
+#include "coordinator/cli/commands.h"
+
+int main(int argc, char** argv) {
+  CLI::App app("Whalepod serves DeepSeek-R1 on many machines");
+  app.require_subcommand(1);
+  whalepod::CommandRun run;
+  whalepod::AddServe(app, run);
+  whalepod::AddPlan(app, run);
+  whalepod::AddGenerate(app, run);
+  whalepod::AddStatus(app, run);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : whalepod::kBadUsage;
+  }
+  return run();
+}
