@@ -92,11 +92,6 @@ void AddPlaces(CLI::App& app, ServeOptions& o) {
       ->check(CLI::Range(0.0, 1e6));
 }
 
-bool StoredAsFloat32(const Checkpoint& checkpoint) {
-  const auto embed = checkpoint.tensors.find("model.embed_tokens.weight");
-  return embed != checkpoint.tensors.end() && embed->second.dtype == v1::DTYPE_F32;
-}
-
 }  // namespace
 
 void AddServeOptions(CLI::App& app, ServeOptions& options) {
@@ -127,21 +122,16 @@ absl::StatusOr<PlanRequest> MakePlanRequest(const ServeOptions& options,
     }
     request.ep = options.ranks();
   }
-  const bool f32 =
-      options.dtype == "float32" || (options.dtype == "auto" && StoredAsFloat32(checkpoint));
-  request.runtime.set_compute_dtype(f32 ? v1::DTYPE_F32 : v1::DTYPE_BF16);
+  if (options.dtype != "auto") {
+    request.runtime.set_compute_dtype(options.dtype == "float32" ? v1::DTYPE_F32 : v1::DTYPE_BF16);
+  }
   request.runtime.set_activation_quant(
       options.activation_quant == "fp8" ? v1::ACTIVATION_QUANT_FP8 : v1::ACTIVATION_QUANT_NONE);
   request.runtime.set_max_model_len(options.max_model_len);
-  const int64_t seqs = options.max_num_seqs > 0 ? options.max_num_seqs : 16;
-  request.runtime.set_max_num_seqs(seqs);
-  request.runtime.set_max_num_batched_tokens(options.max_num_batched_tokens > 0
-                                                 ? options.max_num_batched_tokens
-                                                 : options.min_prefill_chunk + seqs);
-  const int64_t cores = std::max(1u, std::thread::hardware_concurrency());
-  request.runtime.set_threads_per_rank(options.threads_per_rank > 0
-                                           ? options.threads_per_rank
-                                           : std::max<int64_t>(1, cores / options.ranks()));
+  request.runtime.set_max_num_seqs(options.max_num_seqs);
+  request.runtime.set_max_num_batched_tokens(options.max_num_batched_tokens);
+  request.runtime.set_threads_per_rank(options.threads_per_rank);
+  request.processors_per_host = std::thread::hardware_concurrency();
   request.kv_bytes_per_host = static_cast<int64_t>(options.kv_cache_bytes);
   return request;
 }

@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -29,7 +30,7 @@ struct Flags {
   int tp = 0, dp = 0, ep = 0, moe_tp = 0, pp = 1;
   int64_t max_model_len = 0, max_num_seqs = 0, max_num_batched_tokens = 0;
   double gpu_memory_utilization = 0.9;
-  v1::DType dtype = v1::DTYPE_BF16;
+  v1::DType dtype = v1::DTYPE_UNSPECIFIED;  // the checkpoint's
   v1::ActivationQuant activation_quant = v1::ACTIVATION_QUANT_NONE;
   bool json = false;
 };
@@ -110,6 +111,7 @@ absl::StatusOr<v1::ShardingPlan> MakePlanOf(const Flags& flags) {
   RETURN_IF_ERROR(FillDegrees(flags, request));
   request.gpu_memory_utilization = flags.gpu_memory_utilization;
   FillRuntime(flags, request.runtime);
+  request.processors_per_host = std::thread::hardware_concurrency();
   ASSIGN_OR_RETURN(v1::ShardingPlan plan, MakePlan(request));
   if (checkpoint.has_value()) RETURN_IF_ERROR(BindPlan(*checkpoint, &plan));
   RETURN_IF_ERROR(ValidatePlan(plan));

@@ -53,20 +53,33 @@ absl::StatusOr<v1::Layout> MakeLayout(const PlanRequest& request) {
   return layout;
 }
 
+constexpr int64_t kPrefillChunk = 512;
+
+bool StoredAsFloat32(const Checkpoint* checkpoint) {
+  if (checkpoint == nullptr) return false;
+  const auto embed = checkpoint->tensors.find("model.embed_tokens.weight");
+  return embed != checkpoint->tensors.end() && embed->second.dtype == v1::DTYPE_F32;
+}
+
 v1::RuntimeSpec MakeRuntime(const PlanRequest& request) {
   v1::RuntimeSpec runtime = request.runtime;
   if (runtime.compute_dtype() == v1::DTYPE_UNSPECIFIED) {
-    runtime.set_compute_dtype(v1::DTYPE_BF16);
+    runtime.set_compute_dtype(StoredAsFloat32(request.checkpoint) ? v1::DTYPE_F32 : v1::DTYPE_BF16);
   }
   if (runtime.activation_quant() == v1::ACTIVATION_QUANT_UNSPECIFIED) {
     runtime.set_activation_quant(v1::ACTIVATION_QUANT_NONE);
   }
   if (runtime.max_num_seqs() == 0) runtime.set_max_num_seqs(request.gpu ? 256 : 16);
   if (runtime.max_num_batched_tokens() == 0) {
-    runtime.set_max_num_batched_tokens(request.gpu ? 2048 : 512);
+    runtime.set_max_num_batched_tokens(request.gpu ? 2048 : kPrefillChunk + runtime.max_num_seqs());
   }
   if (runtime.kv_block_tokens() == 0) runtime.set_kv_block_tokens(64);
-  if (runtime.threads_per_rank() == 0) runtime.set_threads_per_rank(1);
+  if (runtime.threads_per_rank() == 0) {
+    const int64_t hosts = std::max<int64_t>(1, std::ssize(request.hosts));
+    const int64_t ranks = (int64_t{request.dp} * request.tp + hosts - 1) / hosts;
+    runtime.set_threads_per_rank(
+        std::max<int64_t>(1, request.processors_per_host / std::max<int64_t>(1, ranks)));
+  }
   return runtime;
 }
 

@@ -22,10 +22,13 @@ struct PlanRequest {
   // 0: chosen. Neither given: ep = 1, moe_tp = dp * tp. One given: the other follows.
   int ep = 0, moe_tp = 0;
 
-  // Fields that are 0 get defaults: BF16, no activation quantisation, 64-token blocks, 16
-  // sequences (CPU; 256 on GPUs), 512 tokens a step (CPU; 2,048), as long a context as the KV pool
-  // allows.
+  // Fields that are 0 get defaults, the same for a dry-run and a deployment: the input type of the
+  // checkpoint (F32 if its embedding is, else BF16), no activation quantisation, 64-token blocks,
+  // 16 sequences (CPU; 256 on GPUs), a prefill chunk of 512 beside a full batch of decodes a step
+  // (CPU; 2,048 tokens on GPUs), as long a context as the KV pool allows, an even share of the
+  // processors.
   v1::RuntimeSpec runtime;
+  int64_t processors_per_host = 0;  // CPU; 0: not known, one thread a rank
 
   // Ranks fill hosts in order, one a device. Empty: one host "localhost" of unknown memory with a
   // device for each rank. Host.memory_bytes is that of all its devices together.

@@ -2,6 +2,7 @@
 which, in time, and exit; nothing is left."""
 
 import os
+import pathlib
 import re
 import signal
 import time
@@ -127,7 +128,8 @@ class ServingFaultsTest(unittest.TestCase):
 def running(pid):
     """False for a process that is gone, or dead and not yet reaped."""
     try:
-        state = re.search(r"^State:\s+(\w)", open(f"/proc/{pid}/status").read(), re.M).group(1)
+        text = pathlib.Path(f"/proc/{pid}/status").read_text()
+        state = re.search(r"^State:\s+(\w)", text, re.M).group(1)
     except (FileNotFoundError, ProcessLookupError):
         return False
     return state != "Z"
