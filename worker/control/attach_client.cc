@@ -225,7 +225,7 @@ class Session : public std::enable_shared_from_this<Session> {
       lock.unlock();
       if (overdue) context_.TryCancel();
       // Twice as often as promised: progress is fresh even when a tick comes late.
-      if (loading_) SendLoadProgress();
+      if (loading_ && load_total_ > 0) SendLoadProgress();
       if (tick % 2 == 0) SendHeartbeat();
       lock.lock();
       changed_.wait_for(lock, options_.heartbeat / 2, [this] { return stop_ticking_; });

@@ -97,6 +97,7 @@ class Loader {
   }
 
   absl::Status Run(int threads) {
+    if (progress_) progress_(0, total_);
     const int64_t wanted = std::min<int64_t>(threads, std::ssize(pieces_));
     std::vector<std::thread> helpers;
     for (int64_t i = 1; i < wanted; ++i) helpers.emplace_back([this] { Work(); });

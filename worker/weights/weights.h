@@ -44,7 +44,8 @@ class WeightMap {
 
 // Reads every slice of `part` into the arena by `threads` parallel preads: only planned extents,
 // packed on the way. DATA_LOSS names file, tensor, expected and found bytes. `progress` is called
-// from the reading threads with (bytes read, total); `cancelled` stops it with ABORTED.
+// from the reading threads with (bytes read, total), first with (0, total); `cancelled` stops it
+// with ABORTED.
 absl::Status LoadWeights(const v1::PlanPart& part, void* arena, int64_t arena_bytes, int threads,
                          const std::function<void(int64_t, int64_t)>& progress,
                          const std::function<bool()>& cancelled);

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <barrier>
 #include <fstream>
 #include <sstream>
 #include <thread>
@@ -120,6 +121,7 @@ template <typename Body>
 void OnTwoRanks(std::unique_ptr<Rank> (&ranks)[2], const v1::ShardingPlan& plan,
                 InProcessWorld& world, const Body& body) {
   std::thread threads[2];
+  std::barrier connected_both(2);
   for (int r = 0; r < 2; ++r) {
     threads[r] = std::thread([&, r] {
       ASSERT_TRUE(ranks[r]->SetPlan(MakePlanPart(plan, r)).ok());
@@ -127,7 +129,8 @@ void OnTwoRanks(std::unique_ptr<Rank> (&ranks)[2], const v1::ShardingPlan& plan,
       CommunicatorFactory::Peers peers{.rank = r, .hosts = {"h", "h"}, .session = "s"};
       for (int p = 0; p < 2; ++p) peers.rendezvous.push_back(*world.factory(p)->Rendezvous());
       const absl::Status connected = ranks[r]->Connect(peers, kNoDeadline);
-      ASSERT_TRUE(connected.ok()) << connected;
+      EXPECT_TRUE(connected.ok()) << connected;
+      connected_both.arrive_and_wait();
       body(r);
     });
   }

@@ -231,7 +231,8 @@ TEST_F(LoadTest, CancelStopsIt) {
   plan.Add(t);
   cancelled_ = true;
   EXPECT_EQ(Load(plan, 2).code(), absl::StatusCode::kAborted);
-  EXPECT_EQ(progress_calls_, 0);
+  EXPECT_EQ(progress_calls_, 1);
+  EXPECT_FALSE(finished_);
 }
 
 TEST_F(LoadTest, UnboundPlanIsRefused) {
