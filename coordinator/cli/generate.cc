@@ -87,7 +87,7 @@ class Printer {
   }
   void End() {
     Write(has_text_ ? assembler_.Finish() : ids_);
-    Write("\n");
+    if (has_text_ || !ids_.empty()) Write("\n");
   }
 
  private:

@@ -10,6 +10,7 @@ int main(int argc, char** argv) {
   whalepod::AddPlan(app, run);
   whalepod::AddGenerate(app, run);
   whalepod::AddStatus(app, run);
+  whalepod::AddBench(app, run);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

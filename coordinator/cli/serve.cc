@@ -23,8 +23,9 @@ namespace {
 
 // How often signals aside anything is looked at.
 constexpr timespec kTick = {.tv_sec = 0, .tv_nsec = 100'000'000};
-// Workers that were told to leave.
+// How long workers may take to leave: after a drain, and after a failure, when some may be stuck.
 constexpr std::chrono::seconds kLeave(5);
+constexpr std::chrono::seconds kLeaveFailed(1);
 
 // Where clients of this machine reach a server that listens on `host`.
 std::string LocalAddress(const std::string& host, int port) {
@@ -132,7 +133,8 @@ absl::Status Run(const ServeOptions& options) {
   });
   Watch(signals, ended, *server, workers, progress);
   running.join();
-  if (!workers.Wait(kLeave)) spdlog::warn("workers that did not leave are killed");
+  if (!workers.Wait(end.ok() ? kLeave : kLeaveFailed))
+    spdlog::warn("workers that did not leave are killed");
   return end;
 }
 
