@@ -110,7 +110,6 @@ v1::StepPlan Scheduler::NextStep() {
   const int groups = static_cast<int>(groups_.size());
   for (int g = 0; g < groups; ++g) {
     groups_[g].tokens = 0;
-    groups_[g].prefill_blocked = false;
     StopEnded(g, &plan);
   }
   for (int g = 0; g < groups; ++g) {
@@ -174,11 +173,10 @@ void Scheduler::ContinuePrefills(int g, v1::StepPlan* plan) {
   Group& group = groups_[g];
   for (const uint64_t id : group.prefilling) {
     Sequence& sequence = sequences_.at(id);
+    // There is at most one: a prompt that is cut takes all that the step has left, so no other
+    // starts beside it. The limits that Create asks for leave it a chunk beside any decodes.
     const uint32_t chunk = ChunkFor(group, sequence);
-    if (chunk == 0) {
-      group.prefill_blocked = true;  // first come, first served: nobody overtakes
-      return;
-    }
+    CHECK_GT(chunk, 0u);
     RunChunk(sequence, chunk, plan);
   }
 }
@@ -225,8 +223,8 @@ int Scheduler::ChooseGroup(const Sequence& sequence) const {
   std::tuple<uint32_t, uint32_t> best_load;
   for (int g = 0; g < static_cast<int>(groups_.size()); ++g) {
     const Group& group = groups_[g];
-    if (group.prefill_blocked || group.running == config_.max_num_seqs ||
-        group.pool.available() < blocks || ChunkFor(group, sequence) == 0) {
+    if (group.running == config_.max_num_seqs || group.pool.available() < blocks ||
+        ChunkFor(group, sequence) == 0) {
       continue;
     }
     const std::tuple<uint32_t, uint32_t> load(group.running,

@@ -113,8 +113,7 @@ class Scheduler {
     std::vector<uint64_t> slots;      // sequence in each slot; 0: free
     std::deque<uint64_t> prefilling;  // in order of admission
     uint32_t running = 0;
-    uint32_t tokens = 0;           // of the step being made
-    bool prefill_blocked = false;  // in the step being made
+    uint32_t tokens = 0;  // of the step being made
   };
   struct Flight {
     uint64_t step = 0;

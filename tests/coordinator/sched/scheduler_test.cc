@@ -219,6 +219,22 @@ TEST(Scheduler, LongPromptsRunInChunksBesideDecodes) {
   EXPECT_THAT(totals, ::testing::ElementsAre(10, 10, 3));
 }
 
+TEST(Scheduler, NobodyOvertakesTheFirstInTheQueue) {
+  auto scheduler = Make(SmallConfig());  // 16 blocks of 4 tokens
+  const uint64_t running = scheduler->Submit(MakeRequest(10, 20, 1)).value();
+  const uint64_t large = scheduler->Submit(MakeRequest(10, 30, 2)).value();
+  const uint64_t small = scheduler->Submit(MakeRequest(1, 1, 3)).value();
+  const v1::StepPlan first = scheduler->NextStep();
+  ASSERT_EQ(first.new_sequences_size(), 1);
+  EXPECT_EQ(first.new_sequences(0).sequence(), running);
+  EXPECT_EQ(scheduler->NextStep().new_sequences_size(), 0);
+  scheduler->Cancel(running);
+  const v1::StepPlan next = scheduler->NextStep();
+  ASSERT_EQ(next.new_sequences_size(), 2);
+  EXPECT_EQ(next.new_sequences(0).sequence(), large);
+  EXPECT_EQ(next.new_sequences(1).sequence(), small);
+}
+
 TEST(Scheduler, RequestsSpreadOverDpGroups) {
   SchedulerConfig config = SmallConfig();
   config.group_blocks = {16, 16};
