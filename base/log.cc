@@ -7,8 +7,8 @@
 namespace whalepod {
 
 void InitLogging(const std::string& process) {
-  auto logger = std::make_shared<spdlog::logger>(
-      process, std::make_shared<spdlog::sinks::stderr_sink_mt>());
+  auto logger =
+      std::make_shared<spdlog::logger>(process, std::make_shared<spdlog::sinks::stderr_sink_mt>());
   logger->set_pattern("%H:%M:%S.%e %^%L%$ [%n] %v");
   const char* level = std::getenv("WHALEPOD_LOG");
   logger->set_level(level != nullptr ? spdlog::level::from_str(level) : spdlog::level::info);

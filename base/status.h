@@ -34,11 +34,11 @@ inline absl::Status ErrnoStatus(int error, absl::string_view what) {
 #define WHALEPOD_CONCAT_INNER(a, b) a##b
 #define WHALEPOD_CONCAT(a, b) WHALEPOD_CONCAT_INNER(a, b)
 
-#define RETURN_IF_ERROR(expr)                              \
-  do {                                                     \
-    if (absl::Status status_ = (expr); !status_.ok()) {    \
-      return status_;                                      \
-    }                                                      \
+#define RETURN_IF_ERROR(expr)                           \
+  do {                                                  \
+    if (absl::Status status_ = (expr); !status_.ok()) { \
+      return status_;                                   \
+    }                                                   \
   } while (false)
 
 #define ASSIGN_OR_RETURN(lhs, expr) \

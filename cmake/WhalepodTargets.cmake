@@ -21,7 +21,8 @@ function(whalepod_binary NAME)
 endfunction()
 
 # whalepod_test(NAME SRCS ... DEPS ... [LABELS ...] [TIMEOUT seconds]): a GoogleTest binary, one
-# CTest entry. Every *_test.cc must be registered: tests/CMakeLists.txt checks it.
+# CTest entry. LABELS: unit (the default), threads (also run under TSan), emulation, large; the target
+# tests_<label> builds all of a label. Every *_test.cc must be registered: tests/CMakeLists.txt checks it.
 function(whalepod_test NAME)
   cmake_parse_arguments(ARG "" "TIMEOUT" "SRCS;DEPS;LABELS;ENVIRONMENT" ${ARGN})
   add_executable(${NAME} ${ARG_SRCS})
@@ -36,6 +37,12 @@ function(whalepod_test NAME)
     set(ARG_LABELS unit)
   endif()
   set_tests_properties(${NAME} PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}")
+  foreach(label ${ARG_LABELS})
+    if(NOT TARGET tests_${label})
+      add_custom_target(tests_${label})
+    endif()
+    add_dependencies(tests_${label} ${NAME})
+  endforeach()
   if(ARG_ENVIRONMENT)
     set_tests_properties(${NAME} PROPERTIES ENVIRONMENT "${ARG_ENVIRONMENT}")
   endif()

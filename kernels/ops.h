@@ -69,10 +69,10 @@ struct MatMulArgs {
 // Products of the rows chosen for each expert. Slots are grouped by expert: expert g owns slots
 // [offsets[g], offsets[g+1]). c[s] = a[row_index[s]] * w[g]^T.
 struct GroupedMatMulArgs {
-  absl::Span<const PackedMatrix> w;   // one per local expert, all of one shape
-  const int32_t* offsets = nullptr;   // [experts + 1]
-  const int32_t* row_index = nullptr; // [slots]; null: identity
-  const void* a = nullptr;            // [rows, k]
+  absl::Span<const PackedMatrix> w;    // one per local expert, all of one shape
+  const int32_t* offsets = nullptr;    // [experts + 1]
+  const int32_t* row_index = nullptr;  // [slots]; null: identity
+  const void* a = nullptr;             // [rows, k]
   DType a_type = DType::kBF16;
   int64_t lda = 0;
   void* c = nullptr;  // [slots, n], F32 or BF16
@@ -107,7 +107,7 @@ int64_t QuantizeGroups(int64_t k, int32_t block_k, int32_t phase_k, int64_t segm
 struct RopeArgs {
   int64_t tokens = 0;
   int64_t heads = 0;
-  int64_t dim = 0;  // even
+  int64_t dim = 0;                     // even
   const int32_t* positions = nullptr;  // [tokens]
   const float* cos = nullptr;          // [max_position, dim / 2]
   const float* sin = nullptr;
@@ -138,8 +138,8 @@ struct CacheWriteArgs {
   int64_t ld = 0;
 };
 
-// Prompt tokens: keys and values are expanded from the cache, per head; causal. One sequence a call:
-// query t is at position pos0 + t and sees positions 0..pos0 + t, all already in the cache.
+// Prompt tokens: keys and values are expanded from the cache, per head; causal. One sequence a
+// call: query t is at position pos0 + t and sees positions 0..pos0 + t, all already in the cache.
 struct AttentionExpandedArgs {
   int64_t tokens = 0;
   int64_t pos0 = 0;
@@ -189,9 +189,9 @@ struct SwiGluArgs {
 };
 
 // DeepSeek's "noaux_tc" choice. scores = sigmoid(logits); choice by scores + bias: the topk_group
-// groups with the largest sum of their two best, then the top_k best within them; ties to the lowest
-// index. weights = the chosen scores (without bias), normalised if asked (sum + 1e-20), times scale.
-// A token's experts come out in ascending order of id. NaN logits: ids[0] = -1.
+// groups with the largest sum of their two best, then the top_k best within them; ties to the
+// lowest index. weights = the chosen scores (without bias), normalised if asked (sum + 1e-20),
+// times scale. A token's experts come out in ascending order of id. NaN logits: ids[0] = -1.
 struct RouteArgs {
   int64_t tokens = 0;
   int64_t experts = 0;
@@ -213,10 +213,10 @@ struct ExpertCombineArgs {
   int64_t top_k = 0;
   int64_t experts = 0;  // of the layer: the tree's leaves
   int64_t width = 0;
-  const int32_t* ids = nullptr;      // [tokens, top_k], ascending
-  const float* weights = nullptr;    // [tokens, top_k]
-  const int32_t* slots = nullptr;    // [tokens, top_k]: row in `rows`, -1: not on this rank
-  const float* rows = nullptr;       // [slots, width]
+  const int32_t* ids = nullptr;    // [tokens, top_k], ascending
+  const float* weights = nullptr;  // [tokens, top_k]
+  const int32_t* slots = nullptr;  // [tokens, top_k]: row in `rows`, -1: not on this rank
+  const float* rows = nullptr;     // [slots, width]
   int64_t ld = 0;
   float* out = nullptr;  // [tokens, width]
   int64_t ldo = 0;
@@ -250,7 +250,7 @@ constexpr int kVocabSegments = 16;
 struct SampleCandidate {
   float score;  // logit / temperature + Gumbel noise; greedy: the logit
   float logit;
-  int32_t id;   // of the whole vocabulary; -1: none in this slice
+  int32_t id;  // of the whole vocabulary; -1: none in this slice
 };
 
 // Per row: the best candidate of this slice (ties to the lowest id), and (max, sum exp(l - max)) of

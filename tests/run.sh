@@ -32,10 +32,10 @@ check() {
   fi
 }
 
-build() {  # PRESET
+build() {  # PRESET [TARGET...]
   cmake --preset "$1" >"build-$1.log" 2>&1 || { cat "build-$1.log"; return 1; }
   grep -E '^-- Whalepod|CMake Warning' "build-$1.log"
-  cmake --build --preset "$1" -j "$jobs" >>"build-$1.log" 2>&1 || { tail -n 60 "build-$1.log"; return 1; }
+  cmake --build --preset "$1" -j "$jobs" ${2:+--target "${@:2}"} >>"build-$1.log" 2>&1 || { tail -n 60 "build-$1.log"; return 1; }
 }
 
 # run_ctest FOLDER ARGS...: adds CTest's counts.
@@ -68,11 +68,11 @@ config_large() {
 }
 config_asan() {
   export ASAN_OPTIONS=detect_stack_use_after_return=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
-  check "build asan" build asan && run_ctest build-asan -L unit
+  check "build asan" build asan tests_unit && run_ctest build-asan -L unit
 }
 config_tsan() {
   export TSAN_OPTIONS="halt_on_error=1 second_deadlock_stack=1 suppressions=$PWD/tests/tsan.supp"
-  check "build tsan" build tsan && run_ctest build-tsan -L threads
+  check "build tsan" build tsan tests_threads && run_ctest build-tsan -L threads
 }
 config_fuzz() {
   check "build fuzz" build fuzz && check "fuzz" tests/fuzz/run.sh build-fuzz "${WHALEPOD_FUZZ_SECONDS:-20}"

@@ -1,5 +1,5 @@
-// One rank from its plan part to its last step: what the control stream drives, and what tests drive
-// in-process. Owns the arenas, the weights, the KV pool, the executor and the communicators.
+// One rank from its plan part to its last step: what the control stream drives, and what tests
+// drive in-process. Owns the arenas, the weights, the KV pool, the executor and the communicators.
 #pragma once
 
 #include <cstdint>
