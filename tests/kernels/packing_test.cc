@@ -49,7 +49,7 @@ void ExpectPacked(DType dtype, int64_t n, int64_t k) {
 
 TEST(Packing, PutsEachElementInItsLaneAndZerosElsewhere) {
   for (int64_t n : {1, 31, 32, 33, 100}) {
-    for (int64_t k : {1, 2, 7, 64}) {
+    for (int64_t k : {1, 2, 7, 64, 201}) {
       ExpectPacked<uint32_t>(DType::kF32, n, k);
       ExpectPacked<uint16_t>(DType::kBF16, n, k);
       ExpectPacked<uint16_t>(DType::kF16, n, k);

@@ -164,16 +164,19 @@ class Loader {
     for (int64_t got = 0; got < bytes;) {
       const ssize_t n = pread(fd, to + got, bytes - got, offset + got);
       if (n < 0 && errno == EINTR) continue;
-      const std::string where = absl::StrCat(dir_, "/", s.file, ": tensor \"", s.name, "\"");
-      if (n < 0) return ErrnoStatus(errno, where);
+      if (n < 0) return ErrnoStatus(errno, Where(s));
       if (n == 0) {
-        return absl::DataLossError(absl::StrCat(where, ": expected ", bytes, " bytes at ", offset,
-                                                ", the file ends after ", got));
+        return absl::DataLossError(absl::StrCat(Where(s), ": expected ", bytes, " bytes at ",
+                                                offset, ", the file ends after ", got));
       }
       got += n;
       done_ += n;
     }
     return absl::OkStatus();
+  }
+
+  std::string Where(const Slice& s) const {
+    return absl::StrCat(dir_, "/", s.file, ": tensor \"", s.name, "\"");
   }
 
   const std::string dir_;
