@@ -5,7 +5,7 @@ checkpoints too large for transformers here, and written from the published equa
 usage: reference64.py CHECKPOINT_DIR --ids 1,2,3 [--top K]     prints one JSON object:
        {"logits_top": [[[id, logit], ...] per position], "routes": [[ids] per MoE layer and position],
         "sigma": per position}
-Weights are read tensor by tensor, so that memory stays near the largest one.
+Matrices are read and multiplied some rows at a time, so that R1's own widths take little memory.
 """
 
 import argparse
@@ -13,7 +13,6 @@ import json
 import math
 import pathlib
 import struct
-import sys
 
 import numpy as np
 
@@ -28,6 +27,9 @@ def e4m3_table():
 
 
 E4M3 = e4m3_table()
+STORED = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32, "F8_E4M3": np.uint8}
+# Elements of a matrix that are in memory at a time.
+CHUNK = 1 << 23
 
 
 class Checkpoint:
@@ -43,30 +45,43 @@ class Checkpoint:
                 if name != "__metadata__":
                     self.tensors[name] = (path, 8 + size, info)
 
-    def raw(self, name):
+    def shape(self, name):
+        return self.tensors[name][2]["shape"]
+
+    def rows(self, name, first, count):
+        """Rows [first, first + count) of a matrix in float64; of FP8, whole blocks of rows."""
         path, base, info = self.tensors[name]
-        begin, end = info["data_offsets"]
-        data = np.fromfile(path, dtype=np.uint8, count=end - begin, offset=base + begin)
-        return data, info["dtype"], info["shape"]
+        columns, dtype = info["shape"][-1], info["dtype"]
+        stored = np.fromfile(path, dtype=STORED[dtype], count=count * columns,
+                             offset=base + info["data_offsets"][0]
+                             + first * columns * STORED[dtype]().itemsize).reshape(count, columns)
+        if dtype == "BF16":
+            return (stored.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+        if dtype != "F8_E4M3":
+            return stored.astype(np.float64)
+        value = E4M3[stored]
+        high, wide = self.config["quantization_config"]["weight_block_size"]
+        scales = self.get(name + "_scale_inv")
+        for row in range(0, count, high):
+            value[row : row + high] *= np.repeat(scales[(first + row) // high], wide)[:columns]
+        return value
 
     def get(self, name):
-        data, dtype, shape = self.raw(name)
-        if dtype == "BF16":
-            value = (data.view(np.uint16).astype(np.uint32) << 16).view(np.float32).astype(np.float64)
-        elif dtype == "F16":
-            value = data.view(np.float16).astype(np.float64)
-        elif dtype == "F32":
-            value = data.view(np.float32).astype(np.float64)
-        elif dtype == "F8_E4M3":
-            value = E4M3[data].reshape(shape)
-            scales = self.get(name + "_scale_inv")
-            rows, cols = self.config["quantization_config"]["weight_block_size"]
-            for i in range(scales.shape[0]):
-                factors = np.repeat(scales[i], cols)[: shape[1]]
-                value[i * rows : (i + 1) * rows] *= factors
-        else:
-            sys.exit(f"{name}: dtype {dtype}")
-        return value.reshape(shape)
+        """A whole tensor."""
+        shape = self.shape(name)
+        return self.rows(name, 0, math.prod(shape[:-1])).reshape(shape)
+
+    def product(self, x, name):
+        """x @ W.T"""
+        rows, columns = self.shape(name)
+        quantization = self.config.get("quantization_config")
+        block = quantization["weight_block_size"][0] if quantization else 1
+        step = max(1, CHUNK // columns // block) * block
+        out = np.empty((x.shape[0], rows))
+        for first in range(0, rows, step):
+            count = min(step, rows - first)
+            out[:, first : first + count] = x @ self.rows(name, first, count).T
+        return out
 
 
 def rms_norm(x, weight, eps):
@@ -126,17 +141,17 @@ def attention(ckpt, prefix, x, positions):
     rope, lora, eps = config["qk_rope_head_dim"], config["kv_lora_rank"], config["rms_norm_eps"]
     tokens = x.shape[0]
     if config.get("q_lora_rank"):
-        q = rms_norm(x @ ckpt.get(prefix + "q_a_proj.weight").T, ckpt.get(prefix + "q_a_layernorm.weight"), eps)
-        q = q @ ckpt.get(prefix + "q_b_proj.weight").T
+        q = rms_norm(ckpt.product(x, prefix + "q_a_proj.weight"), ckpt.get(prefix + "q_a_layernorm.weight"), eps)
+        q = ckpt.product(q, prefix + "q_b_proj.weight")
     else:
-        q = x @ ckpt.get(prefix + "q_proj.weight").T
+        q = ckpt.product(x, prefix + "q_proj.weight")
     q = q.reshape(tokens, heads, nope + rope)
-    compressed = x @ ckpt.get(prefix + "kv_a_proj_with_mqa.weight").T
+    compressed = ckpt.product(x, prefix + "kv_a_proj_with_mqa.weight")
     latent = rms_norm(compressed[:, :lora], ckpt.get(prefix + "kv_a_layernorm.weight"), eps)
     cos, sin, softmax_factor = rope_tables(config, positions)
     q_rope = rotate(q[..., nope:], cos, sin)
     k_rope = rotate(compressed[:, lora:], cos, sin)
-    kv = (latent @ ckpt.get(prefix + "kv_b_proj.weight").T).reshape(tokens, heads, nope + v)
+    kv = ckpt.product(latent, prefix + "kv_b_proj.weight").reshape(tokens, heads, nope + v)
     scores = np.einsum("thd,shd->hts", q[..., :nope], kv[..., :nope])
     scores += np.einsum("thd,sd->hts", q_rope, k_rope)
     scores *= (nope + rope) ** -0.5 * softmax_factor
@@ -144,12 +159,12 @@ def attention(ckpt, prefix, x, positions):
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     weights /= weights.sum(-1, keepdims=True)
     out = np.einsum("hts,shd->thd", weights, kv[..., nope:]).reshape(tokens, heads * v)
-    return out @ ckpt.get(prefix + "o_proj.weight").T
+    return ckpt.product(out, prefix + "o_proj.weight")
 
 
 def ffn(ckpt, prefix, x):
-    hidden = silu(x @ ckpt.get(prefix + "gate_proj.weight").T) * (x @ ckpt.get(prefix + "up_proj.weight").T)
-    return hidden @ ckpt.get(prefix + "down_proj.weight").T
+    hidden = silu(ckpt.product(x, prefix + "gate_proj.weight")) * ckpt.product(x, prefix + "up_proj.weight")
+    return ckpt.product(hidden, prefix + "down_proj.weight")
 
 
 def route(config, scores, bias):
@@ -171,7 +186,7 @@ def route(config, scores, bias):
 
 def moe(ckpt, prefix, x, routes):
     config = ckpt.config
-    scores = 1.0 / (1.0 + np.exp(-(x @ ckpt.get(prefix + "gate.weight").T)))
+    scores = 1.0 / (1.0 + np.exp(-ckpt.product(x, prefix + "gate.weight")))
     ids, weights = route(config, scores, ckpt.get(prefix + "gate.e_score_correction_bias"))
     routes.append(ids.tolist())
     out = np.zeros_like(x)
@@ -185,7 +200,7 @@ def moe(ckpt, prefix, x, routes):
 
 def forward(ckpt, ids):
     config, eps, routes = ckpt.config, ckpt.config["rms_norm_eps"], []
-    h = ckpt.get("model.embed_tokens.weight")[ids]
+    h = np.concatenate([ckpt.rows("model.embed_tokens.weight", i, 1) for i in ids])
     positions = np.arange(len(ids))
     for layer in range(config["num_hidden_layers"]):
         prefix = f"model.layers.{layer}."
@@ -196,7 +211,7 @@ def forward(ckpt, ids):
         h = h + (ffn(ckpt, prefix + "mlp.", x) if dense else moe(ckpt, prefix + "mlp.", x, routes))
     h = rms_norm(h, ckpt.get("model.norm.weight"), eps)
     head = "model.embed_tokens.weight" if config.get("tie_word_embeddings") else "lm_head.weight"
-    return h @ ckpt.get(head).T, routes
+    return ckpt.product(h, head), routes
 
 
 def main():
