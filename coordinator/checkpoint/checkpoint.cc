@@ -1,6 +1,8 @@
 #include "coordinator/checkpoint/checkpoint.h"
 
+#include <algorithm>
 #include <filesystem>
+#include <map>
 #include <optional>
 #include <string_view>
 #include <unordered_set>
@@ -8,6 +10,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "absl/strings/string_view.h"
 #include "base/status.h"
 #include "base/units.h"
@@ -184,13 +187,29 @@ class Opener {
           absl::StrCat(Listing(), ": ", what, "none",
                        expected.is_scale ? " (the scales of an FP8 weight)" : ""));
     }
-    if (allowed && it->second.shape == shape) return absl::OkStatus();
+    if (allowed && it->second.shape == shape) return CheckLikeFirstExpert(expected, it->second);
     const char* hint = found == v1::DTYPE_F8_E4M3 && expected.quantisable && !Quantised()
                            ? " (config.json has no quantization_config)"
                            : "";
     return absl::InvalidArgumentError(absl::StrCat(Path(checkpoint_.files[it->second.file]), ": ",
                                                    what, FoundText(expected.name, it->second),
                                                    hint));
+  }
+
+  // The products of a layer's experts are made together, with weights of one type.
+  absl::Status CheckLikeFirstExpert(const InventoryTensor& tensor,
+                                    const StoredTensor& stored) const {
+    if (tensor.expert == 0 || tensor.is_scale) return absl::OkStatus();
+    const std::string first = absl::StrReplaceAll(
+        tensor.name, {{absl::StrCat(".experts.", tensor.expert, "."), ".experts.0."}});
+    const auto it = checkpoint_.tensors.find(first);
+    if (it == checkpoint_.tensors.end() || it->second.dtype == stored.dtype) {
+      return absl::OkStatus();
+    }
+    return absl::InvalidArgumentError(
+        absl::StrCat(Path(checkpoint_.files[stored.file]), ": tensor ", Quoted(tensor.name),
+                     ": expected ", SafetensorsName(it->second.dtype), " as ", Quoted(first),
+                     " has, found ", SafetensorsName(stored.dtype)));
   }
 
   // Tensors that the model does not have are skipped where it is known why, and refused otherwise.

@@ -111,6 +111,21 @@ TEST_F(CheckpointTest, OtherTypesAreFineWhereNothingIsQuantised) {
   }
 }
 
+TEST_F(CheckpointTest, ExpertsOfALayerHaveOneType) {
+  nlohmann::json config = TinyConfig();
+  config.erase("quantization_config");
+  checkpoint_ = TestCheckpoint::Make(config);
+  const std::string second = "model.layers.1.mlp.experts.1.up_proj.weight";
+  const TestTensor old = checkpoint_.tensors.at(second);
+  const std::string other = old.dtype == "F32" ? "BF16" : "F32";
+  checkpoint_.Add(second, other, old.shape, old.file);
+  EXPECT_THAT(WriteAndRefused(),
+              AllOf(HasSubstr(second), HasSubstr("expected " + old.dtype +
+                                                 " as \"model.layers.1."
+                                                 "mlp.experts.0.up_proj.weight\" has, found " +
+                                                 other)));
+}
+
 TEST_F(CheckpointTest, TensorsBesideTheModelAreSkipped) {
   checkpoint_.config["tie_word_embeddings"] = true;
   checkpoint_.Add("model.layers.3.eh_proj.weight", "BF16", {64, 128});
