@@ -141,11 +141,12 @@ class ServeTest(unittest.TestCase):
         """Each worker's arenas in /proc/PID/smaps are as large as its ledger says, item by item."""
         ledgers = self.ledgers()
         for rank, pid in self.deployment.workers().items():
-            mapped = {}
+            mapped, name, item = {}, None, None
             for line in pathlib.Path(f"/proc/{pid}/smaps").read_text().splitlines():
-                found = re.match(r"^[0-9a-f]+-[0-9a-f]+ .*memfd:whalepod-(\w+)", line)
+                # An arena is what follows the page with its name (worker/memory/arena.h).
                 if re.match(r"^[0-9a-f]+-[0-9a-f]+ ", line):
-                    item = found.group(1) if found else None
+                    found = re.match(r"^\S+ .*memfd:whalepod-(\w+)", line)
+                    item, name = name, found.group(1) if found else None
                 elif line.startswith("Size:") and item:
                     mapped[item] = mapped.get(item, 0) + int(line.split()[1]) * 1024
             for item in ("weights", "kv", "activations"):

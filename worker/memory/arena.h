@@ -1,5 +1,5 @@
-// Memory of one ledger item: one named mapping of exactly the planned bytes, so that
-// /proc/PID/smaps shows item by item what a plan says.
+// Memory of one ledger item: one mapping of exactly the planned bytes behind a page that carries
+// the item's name, so that /proc/PID/smaps shows item by item what a plan says.
 #pragma once
 
 #include <cstddef>
@@ -11,7 +11,7 @@
 
 namespace whalepod {
 
-// Every arena's mapping is named "memfd:whalepod-<item>".
+// The page before an arena is a mapping named "memfd:whalepod-<item>", without access.
 inline constexpr char kArenaPrefix[] = "whalepod-";
 
 // What the kernel counts of one mapping: whole pages.
@@ -38,7 +38,7 @@ class Arena {
   Arena& operator=(Arena&& other) noexcept;
   ~Arena();
 
-  // Aligned to a page; null for zero bytes.
+  // Aligned to 2 MiB; null for zero bytes.
   std::byte* data() const { return data_; }
   int64_t bytes() const { return bytes_; }
   // As /proc/self/smaps has it; NOT_FOUND if it doesn't list the mapping.

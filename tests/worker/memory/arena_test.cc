@@ -74,11 +74,17 @@ TEST(ArenaTest, TooLargeIsRefusedWithBothSizes) {
 
 TEST(ArenaTest, SmapsLinesOfOthersAreIgnored) {
   const std::vector<ArenaMapping> arenas = ParseArenas(
-      "7f0000000000-7f0000001000 rw-s 00000000 00:01 17    /memfd:whalepod-kv (deleted)\n"
+      "7effffff0000-7f0000000000 ---p 00000000 00:01 17    /memfd:whalepod-kv (deleted)\n"
+      "Size:                 64 kB\nRss:                   0 kB\nVmFlags: mr mw me\n"
+      "7f0000000000-7f0000001000 rw-p 00000000 00:00 0\n"
       "Size:                  4 kB\nRss:                   0 kB\nVmFlags: rd wr\n"
+      "7f0000001000-7f0000002000 ---p 00000000 00:00 0\n"
+      "Size:                  4 kB\nRss:                   0 kB\nVmFlags: mr mw me\n"
       "7f0000002000-7f0000004000 rw-p 00000000 00:00 0    [heap]\n"
       "Size:                  8 kB\nRss:                   8 kB\n"
-      "7f0000005000-7f0000007000 rw-s 00000000 00:01 18    /memfd:whalepod-weights (deleted)\n"
+      "7f0000004000-7f0000005000 ---p 00000000 00:01 18    /memfd:whalepod-weights (deleted)\n"
+      "Size:                  4 kB\nRss:                   0 kB\n"
+      "7f0000005000-7f0000007000 rw-p 00000000 00:00 0\n"
       "Size:                  8 kB\nRss:                   4 kB\n");
   ASSERT_EQ(arenas.size(), 2u);
   EXPECT_EQ(arenas[0].item, "kv");
