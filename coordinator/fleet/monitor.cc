@@ -48,13 +48,12 @@ void Fleet::Monitor() {
       return stopping_ || (!health_.ok() && on_failed_ && !failed_told_);
     });
     const TimePoint now = options_.clock->Now();
-    if (now - last > options_.own_pause) {
-      // This process stood still; what the ranks said meanwhile has yet to be read.
-      for (RankState& state : ranks_) state.last_heard += now - last;
-    }
+    if (now - last > options_.own_pause) ForgiveLocked(now - last, now);
     last = now;
     if (health_.ok()) {
-      if (now >= phase_deadline_) FailLocked(PhaseLateLocked());
+      // All may have finished in time, and the thread that waits for them not have run yet.
+      const bool late = now >= phase_deadline_ && CountDoneLocked(phase_) < options_.ranks;
+      if (late) FailLocked(PhaseLateLocked());
       CheckHeartbeatsLocked(now);
       CheckStepsLocked(now);
     }
@@ -67,6 +66,14 @@ void Fleet::Monitor() {
       lock.lock();
     }
   }
+}
+
+// This process stood still for `pause`; what the ranks said meanwhile has yet to be read.
+void Fleet::ForgiveLocked(Duration pause, TimePoint now) {
+  for (RankState& state : ranks_) state.last_heard = std::min(now, state.last_heard + pause);
+  if (phase_deadline_ != kNoDeadline) phase_deadline_ += pause;
+  if (suspicion_) suspicion_->due += pause;
+  if (collector_) collector_->Forgive(pause, now);
 }
 
 void Fleet::CheckHeartbeatsLocked(TimePoint now) {

@@ -58,6 +58,10 @@ absl::StatusOr<std::optional<StepOutcome>> StepCollector::Add(int rank, v1::Step
   return outcome;
 }
 
+void StepCollector::Forgive(Duration pause, TimePoint now) {
+  oldest_since_ = std::min(now, oldest_since_ + pause);
+}
+
 std::vector<int> StepCollector::Late(TimePoint now) const {
   std::vector<int> late;
   if (pending_.empty() || now - oldest_since_ < pending_.front().limit) return late;

@@ -28,6 +28,8 @@ class StepCollector {
 
   // Ranks that have not answered the oldest step, if it is late at `now`; empty if it is not.
   std::vector<int> Late(TimePoint now) const;
+  // Nobody could answer for `pause` until `now`: it does not count.
+  void Forgive(Duration pause, TimePoint now);
   // The oldest step without all its answers; 0: none.
   uint64_t OldestStep() const { return pending_.empty() ? 0 : pending_.front().step; }
   Duration OldestLimit() const { return pending_.empty() ? Duration(0) : pending_.front().limit; }
