@@ -14,6 +14,14 @@
 #include "proto/plan/hash.h"
 
 namespace whalepod {
+namespace {
+
+// Of one rank. Sums over thousands of them stay far from overflow.
+constexpr int64_t kMostMemory = int64_t{1} << 48;
+// Of each text of a Hello: they go to logs and error messages.
+constexpr size_t kMostText = 256;
+
+}  // namespace
 
 std::string PhaseName(v1::Phase phase) {
   const std::string& name = v1::Phase_Name(phase);
@@ -51,12 +59,24 @@ absl::Status Fleet::CheckHelloLocked(const v1::Hello& hello) const {
   if (!health_.ok())
     return absl::UnavailableError(absl::StrCat("the deployment is over: ", health_.message()));
   if (draining_) return absl::UnavailableError("the deployment is shutting down");
+  for (const std::string* text : {&hello.worker(), &hello.incarnation(), &hello.build_hash(),
+                                  &hello.instruction_path(), &hello.host(), &hello.address()}) {
+    if (text->size() <= kMostText) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("Hello of worker \"", hello.worker().substr(0, kMostText), "\" has a text of ",
+                     text->size(), " bytes, at most ", kMostText, " are taken"));
+  }
   if (hello.protocol_version() != v1::PROTOCOL_VERSION_CURRENT) {
     return absl::FailedPreconditionError(absl::StrCat(
         "worker ", hello.worker(), " speaks protocol version ", hello.protocol_version(),
         ", the coordinator ", static_cast<int>(v1::PROTOCOL_VERSION_CURRENT)));
   }
   if (hello.worker().empty()) return absl::InvalidArgumentError("Hello without a worker name");
+  if (hello.memory_bytes() > kMostMemory) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("worker ", hello.worker(), " says it has ", hello.memory_bytes(),
+                     " bytes of memory, believed are up to ", kMostMemory));
+  }
   const bool first = std::all_of(ranks_.begin(), ranks_.end(),
                                  [](const RankState& r) { return r.link == nullptr; });
   if (!first && hello.build_hash() != build_hash_) {

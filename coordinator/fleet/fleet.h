@@ -109,7 +109,8 @@ class Fleet : public StepSender {
   // The first message. The rank given, or why the worker is refused (which hurts nobody else):
   // FAILED_PRECONDITION (protocol), ABORTED (build hash or instruction path: both values),
   // ALREADY_EXISTS (worker or rank taken), RESOURCE_EXHAUSTED (all ranks are there),
-  // INVALID_ARGUMENT (rank out of range), UNAVAILABLE (the epoch is over).
+  // INVALID_ARGUMENT (rank out of range, no name, a text or memory of absurd size), UNAVAILABLE
+  // (the epoch is over).
   absl::StatusOr<int> OnHello(std::shared_ptr<WorkerLink> link, const v1::Hello& hello);
   void OnMessage(int rank, v1::AttachRequest message);
   void OnClosed(int rank);
@@ -138,6 +139,7 @@ class Fleet : public StepSender {
   };
 
   void Monitor();
+  void ForgiveLocked(Duration pause, TimePoint now);
   void CheckHeartbeatsLocked(TimePoint now);
   void CheckStepsLocked(TimePoint now);
   void FailLocked(absl::Status status);

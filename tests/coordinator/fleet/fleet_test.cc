@@ -43,14 +43,15 @@ v1::ShardingPlan MakeTestPlan(int dp, int tp) {
 class FleetTest : public ::testing::Test {
  protected:
   // Deadlines go by a clock that stands still until a test moves it.
-  void StartFleet(int ranks, Duration blame_grace = std::chrono::milliseconds(700)) {
+  void StartFleet(int ranks, Duration blame_grace = std::chrono::milliseconds(700),
+                  Duration own_pause = std::chrono::hours(1)) {
     ranks_ = ranks;
     FleetOptions options;
     options.ranks = ranks;
     options.epoch = kEpoch;
     options.clock = &clock_;
     options.tick = std::chrono::milliseconds(2);
-    options.own_pause = std::chrono::hours(1);
+    options.own_pause = own_pause;
     options.join_timeout = std::chrono::seconds(2);
     options.blame_grace = blame_grace;
     fleet_ = std::make_unique<Fleet>(options);
@@ -214,6 +215,12 @@ TEST_F(FleetTest, StrangersAreRefusedAndHurtNobody) {
   EXPECT_THAT(end.error_message(), HasSubstr("99"));
   end = refused([](v1::Hello* h) { h->set_preferred_rank(2); });
   EXPECT_EQ(end.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  end = refused([](v1::Hello* h) { h->set_memory_bytes(INT64_MAX); });
+  EXPECT_EQ(end.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(end.error_message(), HasSubstr("9223372036854775807"));
+  end = refused([](v1::Hello* h) { h->set_host(std::string(1 << 20, 'x')); });
+  EXPECT_EQ(end.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(end.error_message(), HasSubstr("1048576 bytes, at most 256"));
   end = refused([](v1::Hello* h) { h->set_preferred_rank(0); });
   EXPECT_EQ(end.error_code(), grpc::StatusCode::ALREADY_EXISTS);
   end = refused([](v1::Hello* h) { h->set_worker("w0"); });
@@ -456,6 +463,34 @@ TEST_F(FleetTest, AStalledStepNamesWhoIsMissing) {
   EXPECT_EQ(health.code(), absl::StatusCode::kDeadlineExceeded) << health;
   EXPECT_THAT(health.message(), AllOf(HasSubstr("step 2 stalled"), HasSubstr("5.0 s"),
                                       HasSubstr("rank 1 (worker w1"), Not(HasSubstr("rank 0"))));
+  WaitAllEnd();
+}
+
+// Neither the phase's deadline nor a rank's silence counts while the coordinator stood still.
+TEST_F(FleetTest, APauseOfItsOwnIsNotHeldAgainstRanks) {
+  StartFleet(1, std::chrono::milliseconds(700), std::chrono::milliseconds(500));
+  FakeWorker::Options slow = Worker(0);
+  slow.heartbeats = false;
+  std::promise<void> asked;
+  slow.intercept = [&](FakeWorker&, const v1::AttachResponse& message) {
+    if (message.has_load()) asked.set_value();
+    return message.has_load();
+  };
+  Add(std::move(slow));
+  std::future<absl::Status> formed =
+      std::async(std::launch::async, [this] { return Form(MakeTestPlan(1, 1)); });
+  ASSERT_EQ(asked.get_future().wait_for(kLong), std::future_status::ready);
+  clock_.Advance(std::chrono::hours(1));
+  const auto limit = std::chrono::steady_clock::now() + kLong;
+  v1::GetStatusResponse status;
+  do {
+    status.Clear();
+    fleet_->FillStatus(&status);
+    std::this_thread::yield();
+  } while (status.ranks(0).heartbeat_age_ms() > 0 && std::chrono::steady_clock::now() < limit);
+  workers_.front().Send(FakeWorker::Done(kEpoch, v1::PHASE_LOADED));
+  EXPECT_TRUE(formed.get().ok()) << fleet_->Health();
+  fleet_->Drain("the test is over", kLong);
   WaitAllEnd();
 }
 

@@ -83,5 +83,14 @@ TEST(StepCollector, LateOnesAreNamed) {
   EXPECT_EQ(collector.Late(later + std::chrono::seconds(1)).size(), 4u);
 }
 
+TEST(StepCollector, APauseDoesNotCount) {
+  StepCollector collector(Dp2Tp2());
+  collector.Expect(1, std::chrono::seconds(1), kStart);
+  const TimePoint back = kStart + std::chrono::hours(1);
+  collector.Forgive(std::chrono::hours(1), back);
+  EXPECT_THAT(collector.Late(back + std::chrono::milliseconds(999)), IsEmpty());
+  EXPECT_EQ(collector.Late(back + std::chrono::seconds(1)).size(), 4u);
+}
+
 }  // namespace
 }  // namespace whalepod
