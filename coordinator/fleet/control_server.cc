@@ -175,6 +175,8 @@ class GrpcControlServer final : public ControlServer {
     const std::string address = absl::StrCat(host, ":", port);
     builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &port_);
     builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+    // Workers ask once a minute whether this end still lives.
+    builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10000);
     builder.SetMaxReceiveMessageSize(64 << 20);
     builder.RegisterService(&service_);
     server_ = builder.BuildAndStart();
