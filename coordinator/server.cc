@@ -79,6 +79,22 @@ FleetOptions FleetOptionsOf(const ServeOptions& options, uint64_t epoch) {
   return fleet;
 }
 
+// Hosts are not known at first, so a mistyped size of the KV cache has met no limit yet.
+absl::Status CheckBlocks(const v1::ShardingPlan& plan) {
+  constexpr int64_t kMostBlocks = int64_t{1} << 26;
+  const v1::ShardingPlan header = HeaderOf(plan);
+  for (const v1::RankPart& part : plan.ranks()) {
+    if (const int64_t blocks = KvBlocks(header, part); blocks > kMostBlocks) {
+      return absl::InvalidArgumentError(absl::StrCat("the KV cache of rank ", part.rank(), " has ",
+                                                     FormatCount(blocks), " blocks, at most ",
+                                                     FormatCount(kMostBlocks),
+                                                     " can be kept: lower "
+                                                     "--kv-cache-bytes"));
+    }
+  }
+  return absl::OkStatus();
+}
+
 SchedulerConfig SchedulerConfigOf(const ServeOptions& options, const v1::ShardingPlan& plan) {
   const v1::RuntimeSpec& runtime = plan.runtime();
   SchedulerConfig config;
@@ -141,6 +157,7 @@ absl::Status CoordinatorServer::MakePlanFor(const std::vector<v1::Hello>& hellos
   ShareKv(hellos, &request);
   ASSIGN_OR_RETURN(v1::ShardingPlan plan, MakePlan(request));
   RETURN_IF_ERROR(BindPlan(checkpoint_, &plan));
+  RETURN_IF_ERROR(CheckBlocks(plan));
   // Limits under which a prompt could wait for ever are refused here, not once all is loaded.
   RETURN_IF_ERROR(Scheduler::Create(SchedulerConfigOf(options_, plan)).status());
   std::lock_guard lock(mu_);
@@ -285,8 +302,11 @@ void CoordinatorServer::StopNow() {
 }
 
 void CoordinatorServer::Fail(const absl::Status& status) {
-  NoteFailure(status);
   fleet_->Abort(status);
+  // If the fleet had failed already, what the caller saw is a consequence: the cause is to be
+  // named.
+  const absl::Status cause = fleet_->Health();
+  NoteFailure(cause.ok() ? status : cause);
 }
 
 // Also called while the fleet goes, so it must not use it.
