@@ -13,11 +13,17 @@
 
 namespace {
 
+constexpr int kBadUsage = 2;
+
 int Main(int argc, char** argv) {
   whalepod::ServeOptions options;
   CLI::App app("Plans a checkpoint over workers and serves it.", "whalepod-coordinator");
   whalepod::AddServeOptions(app, options);
-  CLI11_PARSE(app, argc, argv);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : kBadUsage;
+  }
 
   // Before any thread exists: signals are for one thread that waits for them.
   sigset_t signals;
