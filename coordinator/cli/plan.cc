@@ -75,7 +75,7 @@ absl::Status FillDegrees(const Flags& flags, PlanRequest& request) {
   if (request.tp == 0 && request.dp == 0) request.tp = std::min(stage, request.hosts[0].devices());
   if (request.tp == 0) request.tp = stage / request.dp;
   if (request.dp == 0) request.dp = stage / std::max(1, request.tp);
-  const int used = request.tp * request.dp * request.pp;
+  const double used = 1.0 * request.tp * request.dp * request.pp;  // may pass any integer
   if (used != devices) {
     return absl::InvalidArgumentError(absl::StrCat("tp ", request.tp, " x dp ", request.dp,
                                                    " x pp ", request.pp, " = ", used, " ranks for ",
@@ -97,6 +97,7 @@ absl::StatusOr<v1::ShardingPlan> MakePlanOf(const Flags& flags) {
   std::optional<Checkpoint> checkpoint;
   if (std::filesystem::is_directory(flags.model)) {
     ASSIGN_OR_RETURN(checkpoint, Checkpoint::Open(flags.model));
+    RETURN_IF_ERROR(checkpoint->CheckScales());
     request.model = checkpoint->model;
     request.checkpoint = &*checkpoint;
   } else {
