@@ -54,12 +54,12 @@ absl::StatusOr<std::vector<v1::GenerateRequest>> MakeRequests(const Flags& flags
     requests.push_back(base);
     requests.back().mutable_token_ids()->mutable_ids()->Assign(ids.begin(), ids.end());
   };
-  if (!flags.prompt.empty()) {
-    base.set_text(flags.prompt);
-    requests.push_back(base);
-  } else if (!flags.prompt_token_ids.empty()) {
+  if (!flags.prompt_token_ids.empty()) {
     ASSIGN_OR_RETURN(const std::vector<uint32_t> ids, ParseTokenIds(flags.prompt_token_ids));
     add(ids);
+  } else if (flags.prompts.empty()) {
+    base.set_text(flags.prompt);
+    requests.push_back(base);
   } else {
     std::ifstream file;
     const bool standard_input = flags.prompts == "-";
