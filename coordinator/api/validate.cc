@@ -16,6 +16,8 @@ namespace {
 constexpr uint32_t kMostLogprobs = 20;
 constexpr int kMostStopTokens = 64;
 constexpr size_t kMostRequestId = 128;
+// Colder than this the noise cannot change a choice, but logits divided by it may overflow.
+constexpr float kGreedyBelow = 1e-5f;
 
 uint64_t DrawSeed() {
   std::random_device device;
@@ -76,7 +78,7 @@ absl::Status FillSampling(const ServedModel& model, const v1::GenerationOptions&
                       absl::StrCat("less than ", model.vocab_size));
     }
   }
-  sampling->set_temperature(temperature);
+  sampling->set_temperature(temperature < kGreedyBelow ? 0.0f : temperature);
   sampling->set_seed(options.has_seed() ? options.seed() : DrawSeed());
   sampling->set_logprobs(options.has_logprobs() ? static_cast<int32_t>(options.logprobs()) : -1);
   sampling->set_max_tokens(static_cast<uint32_t>(max_tokens));
@@ -113,9 +115,10 @@ absl::StatusOr<SchedulerRequest> ValidateGenerate(const ServedModel& model,
       v1::ErrorDetail detail;
       detail.set_field("prompt.text");
       detail.set_reason("NO_TOKENIZER");
-      return WithDetail(absl::FailedPreconditionError(
-                            "this deployment takes token ids only: it has no tokenizer"),
-                        detail);
+      return WithDetail(
+          absl::FailedPreconditionError("prompt.text cannot be encoded by this deployment: send "
+                                        "prompt.token_ids"),
+          detail);
     }
     case v1::GenerateRequest::kTokenIds:
       break;

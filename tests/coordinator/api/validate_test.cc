@@ -53,6 +53,17 @@ void ExpectBad(const v1::GenerateRequest& request, const std::string& field,
   EXPECT_THAT(std::string(status.message()), HasSubstr(field));
 }
 
+// Logits over 1e-44 are infinite: all would tie.
+TEST(Validate, AColdTemperatureIsGreedy) {
+  for (const float cold : {1e-44f, 1e-38f, 9e-6f}) {
+    v1::GenerateRequest request = Request();
+    request.mutable_options()->set_temperature(cold);
+    const auto checked = ValidateGenerate(Model(), request);
+    ASSERT_TRUE(checked.ok()) << checked.status();
+    EXPECT_EQ(checked->sampling.temperature(), 0.0f) << cold;
+  }
+}
+
 TEST(Validate, FillsDefaults) {
   auto request = ValidateGenerate(Model(), Request());
   ASSERT_TRUE(request.ok()) << request.status();
