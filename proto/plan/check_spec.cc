@@ -1,5 +1,6 @@
 // Checks of what a plan is made from: model, layout, runtime.
 #include <algorithm>
+#include <cmath>
 #include <string>
 #include <utility>
 #include <vector>
@@ -110,6 +111,32 @@ absl::Status CheckExpertTable(const v1::ModelSpec& model, const v1::Layout& layo
   return absl::OkStatus();
 }
 
+// What the forward pass could only find out in the middle of a step. Counts of groups may be unset.
+absl::Status CheckArithmetic(const v1::ModelSpec& m) {
+  if (m.qk_rope_head_dim() % 2 != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("model.qk_rope_head_dim is ", m.qk_rope_head_dim(), ", expected pairs"));
+  }
+  const double reals[] = {m.rms_norm_eps(), m.rope_theta(), m.routed_scaling_factor()};
+  for (const double real : reals) {
+    if (!std::isfinite(real) || real < 0) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("model.rms_norm_eps, rope_theta and routed_scaling_factor are ", reals[0],
+                       ", ", reals[1], " and ", reals[2], ", expected finite numbers from 0"));
+    }
+  }
+  if (m.n_routed_experts() == 0) return absl::OkStatus();
+  const int64_t groups = std::max<int64_t>(1, m.n_group());
+  const int64_t open = std::max<int64_t>(1, m.topk_group());
+  if (m.n_routed_experts() % groups != 0 || open > groups ||
+      m.num_experts_per_tok() > m.n_routed_experts() / groups * open) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("model: ", m.num_experts_per_tok(), " experts a token cannot be chosen from ",
+                     open, " of ", groups, " groups of ", m.n_routed_experts(), " experts"));
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::Status CheckModel(const v1::ModelSpec& m) {
@@ -141,7 +168,7 @@ absl::Status CheckModel(const v1::ModelSpec& m) {
     return absl::InvalidArgumentError(
         absl::StrCat("model has FP8 blocks of ", m.fp8_block_rows(), " x ", m.fp8_block_cols()));
   }
-  return absl::OkStatus();
+  return CheckArithmetic(m);
 }
 
 absl::Status CheckLayout(const v1::ModelSpec& model, const v1::Layout& layout) {

@@ -1,5 +1,6 @@
 // Plans that differ from a right one are refused, hashes made right again or not; and no bytes
 // crash the validator.
+#include <cmath>
 #include <functional>
 #include <string>
 #include <vector>
@@ -162,6 +163,12 @@ TEST(PlanMutationTest, EverythingElse) {
       {"zero tp", [](auto* p) { p->mutable_layout()->set_tp(0); }},
       {"expert moved", [](auto* p) { p->mutable_layout()->set_expert_to_ep(0, 1); }},
       {"expert nowhere", [](auto* p) { p->mutable_layout()->set_expert_to_ep(0, 7); }},
+      {"expert groups", [](auto* p) { p->mutable_model()->set_n_group(3); }},
+      {"groups kept", [](auto* p) { p->mutable_model()->set_topk_group(9); }},
+      {"experts of a group", [](auto* p) { p->mutable_model()->set_n_group(4); }},
+      {"odd rope", [](auto* p) { p->mutable_model()->set_qk_rope_head_dim(3); }},
+      {"epsilon", [](auto* p) { p->mutable_model()->set_rms_norm_eps(-1); }},
+      {"theta", [](auto* p) { p->mutable_model()->set_rope_theta(NAN); }},
       {"expert table", [](auto* p) { p->mutable_layout()->add_expert_to_ep(0); }},
       {"dtype", [](auto* p) { p->mutable_runtime()->set_compute_dtype(v1::DTYPE_F8_E4M3); }},
       {"context", [](auto* p) { p->mutable_runtime()->set_max_model_len(5000); }},
