@@ -44,6 +44,16 @@ std::vector<SkippedInfo> NextnTensors(const v1::ModelSpec& model) {
   return skipped;
 }
 
+namespace {
+
+std::string ReasonOf(const v1::ModelSpec& model, const std::string& name) {
+  if (IsNextnTensor(model, name)) return "multi-token prediction layer";
+  return name == "lm_head.weight" ? "the head is tied to the embedding"
+                                  : "computed from the config";
+}
+
+}  // namespace
+
 void AddSkipped(const Checkpoint* checkpoint, v1::ShardingPlan* plan) {
   std::vector<SkippedInfo> skipped;
   if (checkpoint == nullptr) {
@@ -58,7 +68,7 @@ void AddSkipped(const Checkpoint* checkpoint, v1::ShardingPlan* plan) {
     v1::SkippedTensor* out = plan->add_skipped();
     out->set_name(static_cast<uint32_t>(plan->strings_size()));
     out->set_bytes(info.bytes);
-    out->set_reason("multi-token prediction layer");
+    out->set_reason(ReasonOf(plan->model(), info.name));
     plan->add_strings(info.name);
   }
 }

@@ -46,6 +46,24 @@ TEST(PlannerTest, R1HasItsPublishedSize) {
   EXPECT_TRUE(ValidatePlan(*plan).ok()) << ValidatePlan(*plan);
 }
 
+TEST(PlannerTest, SkippedTensorsSayWhy) {
+  std::mt19937_64 random(4);
+  v1::ModelSpec model = RandomModel(random);
+  model.set_tie_word_embeddings(true);
+  Checkpoint checkpoint = FakeCheckpoint(model);
+  checkpoint.skipped = {"lm_head.weight", "model.layers.0.self_attn.rotary_emb.inv_freq",
+                        "model.layers.99.extra.weight"};
+  PlanRequest request;
+  request.model = model;
+  request.checkpoint = &checkpoint;
+  const auto plan = MakePlan(request);
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  ASSERT_EQ(plan->skipped_size(), 3);
+  EXPECT_EQ(plan->skipped(0).reason(), "the head is tied to the embedding");
+  EXPECT_EQ(plan->skipped(1).reason(), "computed from the config");
+  EXPECT_EQ(plan->skipped(2).reason(), "multi-token prediction layer");
+}
+
 std::string DraftDir() { return std::string(WHALEPOD_SHARED_DIR) + "/data/r1-draft"; }
 
 TEST(PlannerTest, DraftIsBoundAndValidInEveryLayout) {
