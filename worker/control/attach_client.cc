@@ -25,7 +25,7 @@ std::shared_ptr<grpc::Channel> Dial(const std::string& target) {
   args.SetMaxReceiveMessageSize(64 << 20);
   args.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
   args.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
-  args.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 100);
+  args.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 5000);  // what one attempt to connect may take
   args.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1000);
   // A coordinator whose host is gone, or that stands still for good, must not keep us for ever.
   args.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 60000);
