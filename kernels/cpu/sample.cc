@@ -135,7 +135,8 @@ void SampleRow(const SampleArgs& args, int64_t row) {
     const int64_t id0 = (args.segment0 + s) * segment_ids;
     int64_t n = args.vocab - id0;
     n = n < 0 ? 0 : n < segment_ids ? n : segment_ids;
-    const float* segment = logits + s * segment_ids;
+    // An empty segment may lie behind the row; a slice without ids has no row.
+    const float* segment = n > 0 ? logits + s * segment_ids : logits;
     const float max = SegmentMax(segment, n);
     args.segment_max[row * args.segments + s] = max;
     args.segment_sum[row * args.segments + s] = SegmentSum(segment, n, max);
