@@ -4,7 +4,8 @@ checkpoints too large for transformers here, and written from the published equa
 
 usage: reference64.py CHECKPOINT_DIR --ids 1,2,3 [--top K]     prints one JSON object:
        {"logits_top": [[[id, logit], ...] per position], "routes": [[ids] per MoE layer and position],
-        "sigma": per position}
+        "sigma": per position, "margins": [per MoE layer and position: how far the last expert (or group) chosen is
+        above the first that is not]}
 Matrices are read and multiplied some rows at a time, so that R1's own widths take little memory.
 """
 
@@ -167,8 +168,14 @@ def ffn(ckpt, prefix, x):
     return ckpt.product(hidden, prefix + "down_proj.weight")
 
 
+def gap(values, k):
+    """Between the k-th largest of each row and the next; infinite if there is none."""
+    ordered = -np.sort(-values, axis=-1)
+    return ordered[:, k - 1] - ordered[:, k] if k < values.shape[1] else np.full(len(values), np.inf)
+
+
 def route(config, scores, bias):
-    """Chosen experts [tokens, k] ascending and their weights."""
+    """Chosen experts [tokens, k] ascending, their weights, and by how much the choice was clear [tokens]."""
     tokens, experts = scores.shape
     groups, k = config["n_group"], config["num_experts_per_tok"]
     choice = (scores + bias).reshape(tokens, groups, experts // groups)
@@ -177,18 +184,20 @@ def route(config, scores, bias):
     masked = np.full_like(choice, -np.inf)
     for t in range(tokens):
         masked[t, kept[t]] = choice[t, kept[t]]
-    ids = np.sort(np.argsort(-masked.reshape(tokens, experts), axis=-1, kind="stable")[:, :k], axis=-1)
+    masked = masked.reshape(tokens, experts)
+    ids = np.sort(np.argsort(-masked, axis=-1, kind="stable")[:, :k], axis=-1)
+    margin = np.minimum(gap(best_two, config["topk_group"]), gap(masked, k))
     weights = np.take_along_axis(scores, ids, axis=-1)
     if config["norm_topk_prob"]:
         weights = weights / (weights.sum(-1, keepdims=True) + 1e-20)
-    return ids, weights * config["routed_scaling_factor"]
+    return ids, weights * config["routed_scaling_factor"], margin
 
 
 def moe(ckpt, prefix, x, routes):
     config = ckpt.config
     scores = 1.0 / (1.0 + np.exp(-ckpt.product(x, prefix + "gate.weight")))
-    ids, weights = route(config, scores, ckpt.get(prefix + "gate.e_score_correction_bias"))
-    routes.append(ids.tolist())
+    ids, weights, margin = route(config, scores, ckpt.get(prefix + "gate.e_score_correction_bias"))
+    routes.append((ids.tolist(), margin.tolist()))
     out = np.zeros_like(x)
     for expert in np.unique(ids):
         token, slot = np.nonzero(ids == expert)
@@ -227,7 +236,8 @@ def main():
         "logits_top": [[[int(i), float(row[i])] for i in best] for row, best in zip(logits, order)],
         "logsumexp": logsumexp.tolist(),
         "sigma": logits.std(-1).tolist(),
-        "routes": routes,
+        "routes": [ids for ids, _ in routes],
+        "margins": [margin for _, margin in routes],
     }))
 
 

@@ -26,12 +26,12 @@ SMALL = ("--max-model-len", 128, "--kv-cache-bytes", "64MiB", "--load-timeout", 
          "--warm-timeout", 300, "--step-stall", 300, "--heartbeat-timeout", 30)
 TOKENS, PROMPT = 32, 16
 WAIT = 1800
-# Of the logits' deviation. F32: the largest difference seen over 32 tokens is given in
-# docs/performance.md; products of up to 18,432 terms are summed in F32. BF16 rounds each activation to
-# 8 bits, and a token whose eighth and ninth expert nearly tie takes another one than in float64: hence
-# a bound for the mean over positions and one for the worst.
+# Differences of logprobs, over the logits' deviation. F32 sums up to 18,432 products one after the other:
+# about 1.5e-5 is seen. BF16 rounds activations to 8 bits (0.03 is seen), and where the reference's choice of
+# experts is not clear (margin of scores below CLEAR) a token may take another expert than in float64.
 F32_WORST = 1e-4
-BF16_MEAN, BF16_WORST = 0.05, 0.5
+CLEAR = 0.003
+BF16_CLEAR, BF16_WORST = 0.05, 0.6
 
 
 def available_memory():
@@ -129,16 +129,19 @@ class R1SliceTest(unittest.TestCase):
         tail = {key: reference[key][PROMPT - 1:] for key in ("logprobs", "sigma")}
         generated = self.differences(decoded, tail)
         loose = self.differences(rounded["tp4 ep4"], reference)
+        margins = [min(layer[position] for layer in reference["margins"]) for position in range(TOKENS)]
+        clear = [value for value, margin in zip(loose, margins) if margin >= CLEAR]
         print(f"sigma {min(reference['sigma']):.2f}..{max(reference['sigma']):.2f}, {len(used)} experts used; "
               f"|dlogprob|/sigma: float32 prompt max {max(prefilled):.2e}, generated max {max(generated):.2e}, "
-              f"bfloat16 mean {sum(loose) / len(loose):.2e} max {max(loose):.2e}", flush=True)
+              f"bfloat16 max {max(loose):.2e}, at {len(clear)} positions of clear choice {max(clear):.2e}", flush=True)
         self.assertGreaterEqual(min(reference["sigma"]), 1)
         self.assertGreaterEqual(len(used), 64)
         self.assertLessEqual(max(prefilled + generated), F32_WORST)
         best = [max(values, key=values.get) for values in reference["logprobs"]]
         self.assertEqual([token for token, _ in exact], best)
         self.assertEqual([token for token, _ in decoded], best[PROMPT - 1:])
-        self.assertLessEqual(sum(loose) / len(loose), BF16_MEAN)
+        self.assertGreaterEqual(len(clear), TOKENS // 2)
+        self.assertLessEqual(max(clear), BF16_CLEAR)
         self.assertLessEqual(max(loose), BF16_WORST)
         self.assertEqual(rounded["tp4 ep4"], rounded["tp4 moe_tp2 ep2"])
 

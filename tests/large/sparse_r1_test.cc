@@ -130,7 +130,7 @@ class SparseR1Test : public ::testing::TestWithParam<Degrees> {
     if (const char* given = std::getenv("WHALEPOD_SPARSE_DIR"); given != nullptr) {
       dir_ = given;
     } else {
-      made_ = "/dev/shm/whalepod-test-r1-" + std::to_string(getpid());
+      made_ = "/dev/shm/sparse-r1-" + std::to_string(getpid());
       dir_ = made_;
       const std::string command =
           absl::StrCat("python3 " WHALEPOD_TEST_TOOLS "/make_sparse_r1.py ", made_);
