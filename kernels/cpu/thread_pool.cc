@@ -1,13 +1,18 @@
 #include "kernels/cpu/thread_pool.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <new>
 
 namespace whalepod::cpu {
 namespace {
 
-// About 20 microseconds: longer than the gap between two ops of a step, shorter than a time slice.
-constexpr int kSpins = 500;
+// About 200 microseconds: longer than the gaps between the ops of a step and than what one thread
+// is ahead of another, shorter than a time slice. Waking a thread takes tens of microseconds on a
+// virtual machine, and a step has a hundred ops.
+constexpr int kMaxSpins = 5000;
+// One wait in so many is tried with all of them, whatever came before.
+constexpr uint32_t kSpinTrial = 64;
 
 void Pause() {
 #if defined(__x86_64__)
@@ -30,7 +35,7 @@ void* ThreadPool::Buffer::Get(int64_t wanted) {
 ThreadPool::Buffer::~Buffer() { std::free(data); }
 
 ThreadPool::ThreadPool(int threads)
-    : threads_(threads < 1 ? 1 : threads), thread_scratch_(threads_) {
+    : threads_(threads < 1 ? 1 : threads), thread_scratch_(threads_), spinners_(threads_) {
   for (int i = 1; i < threads_; ++i) workers_.emplace_back([this, i] { WorkerLoop(i); });
 }
 
@@ -45,11 +50,16 @@ void* ThreadPool::ThreadScratch(int thread, int64_t bytes) {
   return thread_scratch_[thread].Get(bytes);
 }
 
-void ThreadPool::AwaitChange(std::atomic<uint32_t>& word, uint32_t old) {
-  for (int i = 0; i < kSpins; ++i) {
-    if (word.load(std::memory_order_acquire) != old) return;
+void ThreadPool::AwaitChange(std::atomic<uint32_t>& word, uint32_t old, Spinner& spinner) {
+  const int limit = ++spinner.waits % kSpinTrial == 0 ? kMaxSpins : spinner.limit;
+  for (int i = 0; i < limit; ++i) {
+    if (word.load(std::memory_order_acquire) != old) {
+      spinner.limit = std::min(kMaxSpins, std::max(spinner.limit, 4 * i + 64));
+      return;
+    }
     Pause();
   }
+  spinner.limit /= 2;
   word.wait(old, std::memory_order_acquire);
 }
 
@@ -76,13 +86,14 @@ void ThreadPool::Run(int64_t n, int64_t grain, RangeFn fn, const void* context) 
   generation_.notify_all();
   RunPart(0);
   uint32_t done;
-  while ((done = done_.load(std::memory_order_acquire)) != target) AwaitChange(done_, done);
+  while ((done = done_.load(std::memory_order_acquire)) != target)
+    AwaitChange(done_, done, spinners_[0]);
 }
 
 void ThreadPool::WorkerLoop(int thread) {
   uint32_t seen = 0;
   while (true) {
-    AwaitChange(generation_, seen);
+    AwaitChange(generation_, seen, spinners_[thread]);
     seen = generation_.load(std::memory_order_acquire);
     if (stop_.load(std::memory_order_relaxed)) return;
     RunPart(thread);
