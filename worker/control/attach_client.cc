@@ -33,6 +33,12 @@ std::shared_ptr<grpc::Channel> Dial(const std::string& target) {
   return grpc::CreateCustomChannel(target, grpc::InsecureChannelCredentials(), args);
 }
 
+// Never empty: some errors of gRPC's own have a code and no message.
+std::string Describe(const grpc::Status& status) {
+  return absl::Status(static_cast<absl::StatusCode>(status.error_code()), status.error_message())
+      .ToString();
+}
+
 // One stream and the three threads around it. Held by shared pointers, because an executing thread
 // that does not return in time is left behind until the process ends.
 class Session : public std::enable_shared_from_this<Session> {
@@ -93,7 +99,7 @@ class Session : public std::enable_shared_from_this<Session> {
     const grpc::Status status = stream_->Finish();
     SetOutcome(WorkerExit::kLost,
                status.ok() ? "the coordinator closed the stream"
-                           : absl::StrCat("the control stream ended: ", status.error_message()));
+                           : absl::StrCat("the control stream ended: ", Describe(status)));
   }
 
   absl::Status Queue(v1::AttachResponse response) {
