@@ -282,7 +282,7 @@ absl::Status ApplyGenerationConfig(absl::string_view json, const std::string& wh
   JsonObject config(document, where);
   ReadTokens(config, model);
   defaults.temperature =
-      static_cast<float>(config.Real("temperature", {0, 100}, defaults.temperature));
+      static_cast<float>(config.Real("temperature", {0, 2}, defaults.temperature));
   defaults.top_p = static_cast<float>(config.Real("top_p", {0, 1, true}, defaults.top_p));
   return config.status();
 }

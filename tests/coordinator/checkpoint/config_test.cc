@@ -392,9 +392,10 @@ TEST(GenerationConfigTest, OverridesWhatItStates) {
 }
 
 TEST(GenerationConfigTest, BadValuesAreRefused) {
-  for (const char* text : {"[]", "{", R"({"eos_token_id":80})", R"({"eos_token_id":["a"]})",
-                           R"({"bos_token_id":-1})", R"({"temperature":-1})",
-                           R"({"temperature":"hot"})", R"({"top_p":0})", R"({"top_p":1.5})"}) {
+  for (const char* text :
+       {"[]", "{", R"({"eos_token_id":80})", R"({"eos_token_id":["a"]})", R"({"bos_token_id":-1})",
+        R"({"temperature":-1})", R"({"temperature":2.5})", R"({"temperature":"hot"})",
+        R"({"top_p":0})", R"({"top_p":1.5})"}) {
     v1::ModelSpec m = MustParse(TinyConfig());
     GenerationDefaults defaults;
     const absl::Status status = ApplyGenerationConfig(text, "g", m, defaults);
