@@ -244,6 +244,7 @@ absl::Status GlooMesh::AcceptHigher(const TcpListener& listener,
                                  absl::StrCat("connecting with rank ", from)));
         link->socket = std::move(socket);
         RETURN_IF_ERROR(TakeHello(peers, from, **hello));
+        break;
       }
     }
     std::erase_if(strangers, [](const FrameSocket& socket) { return !socket.valid(); });
