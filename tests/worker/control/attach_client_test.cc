@@ -69,6 +69,7 @@ class FakeRank : public Rank {
     return result;
   }
   void Abort(const std::string& reason) override {
+    std::lock_guard<std::mutex> lock(abort_mu);  // comes from any thread
     if (abort_reason.empty()) abort_reason = reason;
     aborted.Set();
   }
@@ -79,7 +80,8 @@ class FakeRank : public Rank {
   Event* run_until = nullptr;
   Event running;
   Event aborted;
-  std::string abort_reason;
+  std::mutex abort_mu;
+  std::string abort_reason;  // read once the client has returned
 };
 
 using Script = std::function<grpc::Status(ServerStream*)>;
