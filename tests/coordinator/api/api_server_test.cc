@@ -65,7 +65,8 @@ class ApiServerTest : public ::testing::Test {
   }
   void TearDown() override {
     server_.reset();
-    ranks_.reset();
+    engine_->Stop();  // sends to the ranks
+    ranks_.reset();   // answer the engine
     engine_.reset();
   }
 

@@ -60,7 +60,8 @@ class EngineTest : public ::testing::Test {
     engine_->Start();
   }
   void TearDown() override {
-    ranks_.reset();
+    engine_->Stop();  // sends to the ranks
+    ranks_.reset();   // answer the engine
     engine_.reset();
   }
   static SchedulerRequest MakeRequest(uint32_t salt, uint32_t prompt_len, uint32_t max_tokens) {
