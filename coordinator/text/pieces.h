@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "coordinator/text/utf8.h"
 
 namespace whalepod {
 
@@ -25,18 +26,6 @@ class PieceTable {
 
  private:
   std::vector<std::string> pieces_;
-};
-
-// Passes bytes on as soon as they make whole UTF-8 characters; a piece may end inside one.
-class Utf8Assembler {
- public:
-  // What can be shown now. Bytes that can't become a character come out as U+FFFD.
-  std::string Add(const std::string& bytes);
-  // What is left at the end: an unfinished character comes out as U+FFFD.
-  std::string Finish();
-
- private:
-  std::string held_;  // the beginning of a character, at most three bytes
 };
 
 // An answer in its two parts. Without "</think>" everything is text.

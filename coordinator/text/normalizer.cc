@@ -1,0 +1,107 @@
+#include "coordinator/text/normalizer.h"
+
+#include <utf8proc.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdlib>
+#include <memory>
+#include <vector>
+
+#include "base/check.h"
+#include "coordinator/text/utf8.h"
+
+namespace whalepod {
+namespace {
+
+// Marks in a row from which they are put in order here: utf8proc's own sort is quadratic, but
+// linear on what is sorted already. Far more than any script stacks.
+constexpr int kLongRun = 32;
+
+utf8proc_propval_t CombiningClass(char32_t code) {
+  return utf8proc_get_property(static_cast<utf8proc_int32_t>(code))->combining_class;
+}
+
+// Whether the code point, decomposed, takes part in reordering. Three Tibetan vowel signs are
+// starters that decompose to marks.
+bool IsMark(char32_t code) {
+  return CombiningClass(code) > 0 || code == 0x0F73 || code == 0x0F75 || code == 0x0F81;
+}
+
+// Appends the canonical decomposition of `marks`, stably sorted by combining class: canonically
+// equivalent to `marks`, so that the whole has the same form C.
+void AppendSorted(const std::vector<char32_t>& marks, std::string& out) {
+  std::vector<char32_t> decomposed;
+  for (const char32_t mark : marks) {
+    std::array<utf8proc_int32_t, 8> parts;
+    int boundary = 0;
+    const utf8proc_ssize_t count =
+        utf8proc_decompose_char(static_cast<utf8proc_int32_t>(mark), parts.data(), parts.size(),
+                                UTF8PROC_DECOMPOSE, &boundary);
+    CHECK(count >= 1 && count <= static_cast<utf8proc_ssize_t>(parts.size()));
+    decomposed.insert(decomposed.end(), parts.begin(), parts.begin() + count);
+  }
+  std::stable_sort(decomposed.begin(), decomposed.end(),
+                   [](char32_t a, char32_t b) { return CombiningClass(a) < CombiningClass(b); });
+  for (const char32_t code : decomposed) AppendCodePoint(code, out);
+}
+
+std::string SortLongRuns(absl::string_view text) {
+  std::string out;
+  std::vector<char32_t> run;
+  const auto flush = [&out, &run] {
+    if (run.size() >= kLongRun) {
+      AppendSorted(run, out);
+    } else {
+      for (const char32_t code : run) AppendCodePoint(code, out);
+    }
+    run.clear();
+  };
+  for (size_t at = 0; at < text.size();) {
+    const char32_t code = NextCodePoint(text, at);
+    if (IsMark(code)) {
+      run.push_back(code);
+    } else {
+      flush();
+      AppendCodePoint(code, out);
+    }
+  }
+  flush();
+  return out;
+}
+
+bool HasLongRun(absl::string_view text) {
+  int run = 0;
+  for (size_t at = 0; at < text.size();) {
+    run = IsMark(NextCodePoint(text, at)) ? run + 1 : 0;
+    if (run >= kLongRun) return true;
+  }
+  return false;
+}
+
+}  // namespace
+
+bool IsPlainlyNfc(absl::string_view text) {
+  // 0xCC leads U+0300.
+  return std::all_of(text.begin(), text.end(),
+                     [](char c) { return static_cast<unsigned char>(c) < 0xCC; });
+}
+
+std::string Nfc(absl::string_view text) {
+  if (IsPlainlyNfc(text)) return std::string(text);
+  std::string sorted;
+  if (HasLongRun(text)) {
+    sorted = SortLongRuns(text);
+    text = sorted;
+  }
+  utf8proc_uint8_t* normal = nullptr;
+  const utf8proc_ssize_t length =
+      utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()),
+                   static_cast<utf8proc_ssize_t>(text.size()), &normal,
+                   static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
+  const std::unique_ptr<utf8proc_uint8_t, decltype(&std::free)> owner(normal, &std::free);
+  CHECK(length >= 0);
+  return std::string(reinterpret_cast<const char*>(normal), length);
+}
+
+}  // namespace whalepod
