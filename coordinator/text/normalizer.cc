@@ -5,9 +5,12 @@
 #include <algorithm>
 #include <array>
 #include <cstdlib>
+#include <iterator>
 #include <memory>
+#include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "coordinator/text/utf8.h"
 
@@ -17,6 +20,26 @@ namespace {
 // Marks in a row from which they are put in order here: utf8proc's own sort is quadratic, but
 // linear on what is sorted already. Far more than any script stacks.
 constexpr int kLongRun = 32;
+
+// Code points assigned after Unicode 9 that reorder or compose, first and last.
+constexpr std::pair<char32_t, char32_t> kLater[] = {
+    {0x07FD, 0x07FD},   {0x0898, 0x089F},   {0x08CA, 0x08D3},   {0x09FE, 0x09FE},
+    {0x0C3C, 0x0C3C},   {0x0D3B, 0x0D3C},   {0x0EBA, 0x0EBA},   {0x1715, 0x1715},
+    {0x1ABF, 0x1ACE},   {0x1DF6, 0x1DFA},   {0xA82C, 0xA82C},   {0x10D24, 0x10D27},
+    {0x10EAB, 0x10EAC}, {0x10F46, 0x10F50}, {0x10F82, 0x10F85}, {0x11070, 0x11070},
+    {0x1133B, 0x1133B}, {0x1145E, 0x1145E}, {0x11839, 0x1183A}, {0x11930, 0x11930},
+    {0x11938, 0x11938}, {0x1193D, 0x1193E}, {0x11943, 0x11943}, {0x119E0, 0x119E0},
+    {0x11A34, 0x11A34}, {0x11A47, 0x11A47}, {0x11A99, 0x11A99}, {0x11D42, 0x11D42},
+    {0x11D44, 0x11D45}, {0x11D97, 0x11D97}, {0x16FF0, 0x16FF1}, {0x1E130, 0x1E136},
+    {0x1E2AE, 0x1E2AE}, {0x1E2EC, 0x1E2EF},
+};
+
+bool IsLater(char32_t code) {
+  const auto* after =
+      std::upper_bound(std::begin(kLater), std::end(kLater), code,
+                       [](char32_t c, const auto& range) { return c < range.first; });
+  return after != std::begin(kLater) && code <= (after - 1)->second;
+}
 
 utf8proc_propval_t CombiningClass(char32_t code) {
   return utf8proc_get_property(static_cast<utf8proc_int32_t>(code))->combining_class;
@@ -79,15 +102,8 @@ bool HasLongRun(absl::string_view text) {
   return false;
 }
 
-}  // namespace
-
-bool IsPlainlyNfc(absl::string_view text) {
-  // 0xCC leads U+0300.
-  return std::all_of(text.begin(), text.end(),
-                     [](char c) { return static_cast<unsigned char>(c) < 0xCC; });
-}
-
-std::string Nfc(absl::string_view text) {
+// Form C of a text in which nothing is later than Unicode 9.
+std::string ComposeStretch(absl::string_view text) {
   if (IsPlainlyNfc(text)) return std::string(text);
   std::string sorted;
   if (HasLongRun(text)) {
@@ -102,6 +118,27 @@ std::string Nfc(absl::string_view text) {
   const std::unique_ptr<utf8proc_uint8_t, decltype(&std::free)> owner(normal, &std::free);
   CHECK(length >= 0);
   return std::string(reinterpret_cast<const char*>(normal), length);
+}
+
+}  // namespace
+
+bool IsPlainlyNfc(absl::string_view text) {
+  // 0xCC leads U+0300.
+  return std::all_of(text.begin(), text.end(),
+                     [](char c) { return static_cast<unsigned char>(c) < 0xCC; });
+}
+
+std::string Nfc(absl::string_view text) {
+  std::string out;
+  size_t stretch = 0;
+  for (size_t at = 0; at < text.size();) {
+    const size_t begin = at;
+    if (!IsLater(NextCodePoint(text, at))) continue;
+    out += ComposeStretch(text.substr(stretch, begin - stretch));
+    absl::StrAppend(&out, text.substr(begin, at - begin));
+    stretch = at;
+  }
+  return out + ComposeStretch(text.substr(stretch));
 }
 
 }  // namespace whalepod

@@ -8,8 +8,8 @@ namespace whalepod {
 namespace {
 
 // Code points with the property White_Space, for within a class. PCRE2's own \s has U+180E besides.
-constexpr char kWhiteSpace[] =
-    R"(\x{09}-\x{0D}\x{20}\x{85}\x{A0}\x{1680}\x{2000}-\x{200A}\x{2028}\x{2029}\x{202F}\x{205F}\x{3000})";
+constexpr char kWhiteSpace[] = R"(\x{09}-\x{0D}\x{20}\x{85}\x{A0}\x{1680}\x{2000}-\x{200A})"
+                               R"(\x{2028}\x{2029}\x{202F}\x{205F}\x{3000})";
 
 bool IsAsciiPunctuation(char c) {
   return (c >= 0x21 && c <= 0x2F) || (c >= 0x3A && c <= 0x40) || (c >= 0x5B && c <= 0x60) ||
