@@ -1,4 +1,4 @@
-"""Random strings that are hard on tokenizers, from a seed; tests/coordinator/text/text_strings.cc makes the
+"""Random strings that are hard on tokenizers, and conversations, from a seed; tests/coordinator/text/text_strings.cc makes the
 same ones, so that goldens need only hold a hash for each.
 
 Many scripts, emoji, digits of all kinds, code, spaces, control characters, marks in any order, long runs,
@@ -133,8 +133,31 @@ def make_string(seed):
     return assigned("".join(r.pick(KINDS)(r) for _ in range(1 + r.below(8))))
 
 
-def fnv64(data, state=0xCBF29CE484222325):
-    """FNV-1a of bytes."""
-    for byte in data:
-        state = ((state ^ byte) * 0x100000001B3) & MASK
-    return state
+def make_chat(seed, tools):
+    """Messages as apply_chat_template takes them. For an even seed without "<" in what is kept of them, so that no
+    message has a control token."""
+    r = Random(seed + (1 << 40))
+    clean = seed % 2 == 0
+
+    def text():
+        out = make_string(r.below(1 << 40))
+        return out.replace("<", "") if clean else out
+
+    messages = []
+    for _ in range(1 + r.below(6)):
+        kind = r.below(8 if tools else 6)
+        if kind == 0:
+            messages.append({"role": "system", "content": text()})
+        elif kind <= 2:
+            messages.append({"role": "user", "content": text()})
+        elif kind <= 4 or (kind == 5 and clean and tools):
+            messages.append({"role": "assistant", "content": text()})
+        elif kind == 5:
+            messages.append({"role": "assistant", "content": text() + "</think>" + text()})
+        elif kind == 6:
+            messages.append({"role": "tool", "content": text()})
+        else:
+            calls = [{"type": "function", "function": {"name": "f" + text(), "arguments": text()}}
+                     for _ in range(1 + r.below(3))]
+            messages.append({"role": "assistant", "content": None, "tool_calls": calls})
+    return messages
