@@ -106,7 +106,7 @@ class Recognizer {
     using System = ChatRules::System;
     using ToolCalls = ChatRules::ToolCalls;
     ChatRules rules;
-    const auto head = Choose({kHead});
+    Choose({kHead});
     const int state = Choose({kStatePlain, kStateLast, kStateJoined});
     const bool plain = state == 0;
     rules.system = state == 2 ? System::kJoined : System::kLast;
@@ -127,7 +127,6 @@ class Recognizer {
       Choose({kEnd});
       rules.opens_reasoning = Choose({kPrompt, kPromptOpen}) == 1;
     }
-    static_cast<void>(head);
     if (status_.ok() && !rest_.empty()) status_ = Departs({""});
     if (!status_.ok()) return status_;
     return rules;
@@ -191,24 +190,27 @@ class Canonicalizer {
   }
 
  private:
-  // Text between tags. `out_` has what came before.
+  // Text between tags.
   void Between() {
-    size_t end = std::min(source_.find("{%", at_), source_.find("{{", at_));
-    end = std::min(end, source_.size());
+    const size_t end = std::min({source_.find("{%", at_), source_.find("{{", at_), source_.size()});
     absl::string_view text = source_.substr(at_, end - at_);
-    if (trim_next_) {
-      text = absl::StripLeadingAsciiWhitespace(text);
-    } else if (after_block_) {
-      absl::ConsumePrefix(&text, "\n");  // trim_blocks
-    }
+    // White space that belongs to the end of the tag before.
+    bool line_start = at_ == 0;
+    const absl::string_view stripped = trim_next_ ? absl::StripLeadingAsciiWhitespace(text)
+                                       : after_block_
+                                           ? absl::StripPrefix(text, "\n")  // trim_blocks
+                                           : text;
+    if (stripped.size() < text.size()) line_start = text[text.size() - stripped.size() - 1] == '\n';
+    text = stripped;
     if (source_.substr(end, 3) == "{%-" || source_.substr(end, 3) == "{{-") {
       text = absl::StripTrailingAsciiWhitespace(text);
     } else if (source_.substr(end, 2) == "{%") {
-      // lstrip_blocks: blanks from the beginning of a line to a block.
-      const size_t last = text.find_last_not_of(" \t");
-      if (last == absl::string_view::npos ? end == text.size() || after_block_
-                                          : text[last] == '\n') {
-        text = text.substr(0, last == absl::string_view::npos ? 0 : last + 1);
+      // lstrip_blocks: blanks between the beginning of a line and a block.
+      const size_t newline = text.rfind('\n');
+      const size_t line = newline == absl::string_view::npos ? 0 : newline + 1;
+      if ((line > 0 || line_start) &&
+          absl::StripLeadingAsciiWhitespace(text.substr(line)).empty()) {
+        text = text.substr(0, line);
       }
     }
     absl::StrAppend(&out_, text);

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "tests/coordinator/text/chat_templates.h"
 
@@ -156,6 +157,15 @@ TEST(ChatTemplateTest, SpellingMakesNoDifference) {
   EXPECT_EQ(*RecognizeChatTemplate(absl::StrReplaceAll(good, {{"%}{%-", "%}\n  {%-"}})), rules);
   EXPECT_FALSE(
       RecognizeChatTemplate(absl::StrReplaceAll(good, {{"{{bos_token}}", " {{bos_token}}"}})).ok());
+  // transformers renders with trim_blocks and lstrip_blocks: a line of its own makes no text.
+  const auto split = [&good](const char* between) {
+    return RecognizeChatTemplate(
+        absl::StrReplaceAll(good, {{"%}{% set ns", absl::StrCat("%}", between, "{% set ns")}}));
+  };
+  EXPECT_TRUE(split("\n").ok());
+  EXPECT_TRUE(split("\n \t").ok());
+  EXPECT_FALSE(split(" ").ok()) << "a space is rendered";
+  EXPECT_FALSE(split("\n\n").ok());
 }
 
 }  // namespace
