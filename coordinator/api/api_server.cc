@@ -1,4 +1,5 @@
 #include "coordinator/api/api_server.h"
+#include "base/host_port.h"
 
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/grpcpp.h>
@@ -135,7 +136,7 @@ class GrpcApiServer final : public ApiServer {
       grpc::reflection::InitProtoReflectionServerBuilderPlugin();
     });
     grpc::ServerBuilder builder;
-    const std::string address = absl::StrCat(host_, ":", asked_port_);
+    const std::string address = HostPort(host_, asked_port_);
     builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &port_);
     builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
     builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 30000);

@@ -13,6 +13,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
+#include "base/available_memory.h"
 #include "base/status.h"
 #include "worker/comm/group.h"
 #include "worker/comm/shm_region.h"
@@ -39,17 +40,6 @@ struct Pending {
     return connected == group.size() - 1;
   }
 };
-
-// What the kernel thinks can be had without swapping; -1 if it does not say.
-int64_t AvailableMemory() {
-  std::ifstream file("/proc/meminfo");
-  for (std::string name, unit; file >> name;) {
-    int64_t kibibytes = 0;
-    if (name == "MemAvailable:" && file >> kibibytes) return kibibytes * 1024;
-    std::getline(file, unit);
-  }
-  return -1;
-}
 
 absl::StatusOr<UniqueFd> MakeMemory(const Pending& pending) {
   size_t bytes = ShmRegion::Bytes(pending.group.size(), pending.outbox);

@@ -54,16 +54,8 @@ absl::Status MlaBlock::Run(int64_t layer, const AttentionWeights& w, const Laten
   const Dims& d = dims_;
   const int64_t t = batch.tokens;
   // x = rmsnorm(h)                                                     [t, hidden]
-  RETURN_IF_ERROR(backend_->RmsNorm({.tokens = t,
-                                     .width = d.hidden,
-                                     .x = h,
-                                     .ldx = d.hidden,
-                                     .weight = w.input_norm.data,
-                                     .weight_type = w.input_norm.dtype,
-                                     .eps = d.eps,
-                                     .out = x_,
-                                     .out_type = d.type,
-                                     .ldo = d.hidden}));
+  RETURN_IF_ERROR(
+      Normalise(d, backend_, t, d.hidden, h, d.hidden, w.input_norm, d.eps, x_, d.hidden));
   // Where there are more ranks than panels, some make no output of q_a, of kv_a, or of both.
   const PackedMatrix& first = d.q_lora > 0 ? w.q_a : w.q;
   const PackedMatrix& any = first.n == 0 ? w.kv_a : w.kv_a.n == 0 ? first : Fp8First(first, w.kv_a);
@@ -128,16 +120,8 @@ absl::Status MlaBlock::Queries(const AttentionWeights& w, const Batch& batch, co
     RETURN_IF_ERROR(Multiply(backend_, t, x, w.q, q_raw_, width));
   } else {
     // c_q = rmsnorm(q_a);  q = W_qb c_q                                [t, q_lora]
-    RETURN_IF_ERROR(backend_->RmsNorm({.tokens = t,
-                                       .width = d.q_lora,
-                                       .x = q_a_,
-                                       .ldx = d.q_lora,
-                                       .weight = w.q_a_norm.data,
-                                       .weight_type = w.q_a_norm.dtype,
-                                       .eps = kLoraNormEps,
-                                       .out = c_q_,
-                                       .out_type = d.type,
-                                       .ldo = d.q_lora}));
+    RETURN_IF_ERROR(Normalise(d, backend_, t, d.q_lora, q_a_, d.q_lora, w.q_a_norm, kLoraNormEps,
+                              c_q_, d.q_lora));
     ASSIGN_OR_RETURN(const Operand c_q,
                      MakeOperand(d, backend_, t, d.q_lora, c_q_, d.q_lora, w.q_b, 0, c_q_quant_));
     RETURN_IF_ERROR(Multiply(backend_, t, c_q, w.q_b, q_raw_, width));
@@ -158,16 +142,8 @@ absl::Status MlaBlock::Latents(const AttentionWeights& w, const LatentCache& cac
   const Dims& d = dims_;
   const int64_t t = batch.tokens;
   // [c, k_r] = kv_a; cached: [rmsnorm(c), rotated k_r]                 [t, lora + rope]
-  RETURN_IF_ERROR(backend_->RmsNorm({.tokens = t,
-                                     .width = d.lora,
-                                     .x = kv_a_,
-                                     .ldx = d.latent(),
-                                     .weight = w.kv_a_norm.data,
-                                     .weight_type = w.kv_a_norm.dtype,
-                                     .eps = kLoraNormEps,
-                                     .out = latent_,
-                                     .out_type = d.type,
-                                     .ldo = d.latent()}));
+  RETURN_IF_ERROR(Normalise(d, backend_, t, d.lora, kv_a_, d.latent(), w.kv_a_norm, kLoraNormEps,
+                            latent_, d.latent()));
   RETURN_IF_ERROR(Rotate(batch, 1, kv_a_ + d.lora, d.latent(), d.rope));
   RETURN_IF_ERROR(backend_->Cast({.rows = t,
                                   .cols = d.rope,
