@@ -1,5 +1,4 @@
 #include "coordinator/api/api_server.h"
-#include "base/host_port.h"
 
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/grpcpp.h>
@@ -11,6 +10,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/host_port.h"
 #include "coordinator/api/errors.h"
 #include "coordinator/api/generate_stream.h"
 #include "whalepod/v1/inference.grpc.pb.h"

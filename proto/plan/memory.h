@@ -31,8 +31,8 @@ int64_t MaxContribution(const v1::ShardingPlan& header, int group);
 // kMaxGlooPieceBytes.
 constexpr int64_t kMaxOutboxBytes = int64_t{8} << 20;
 constexpr int64_t kMaxGlooPieceBytes = int64_t{256} << 10;
-// One rank's outbox, for messages or pieces of at most `max_bytes`, and the memory of a group, which
-// its ranks share.
+// One rank's outbox, for messages or pieces of at most `max_bytes`, and the memory of a group,
+// which its ranks share.
 int64_t SharedMemoryOutboxBytes(int64_t ranks, int64_t max_bytes);
 int64_t SharedMemoryGroupBytes(int64_t ranks, int64_t max_bytes);
 // One rank's buffers for all its peers in a group.
