@@ -65,6 +65,22 @@ void ShareKv(const std::vector<v1::Hello>& hellos, PlanRequest* request) {
   spdlog::warn("ranks of one host do not follow each other: neighbours will talk over the network");
 }
 
+// Workers' buffers are sized by their threads: without a flag by the most that any has.
+absl::Status SetThreads(const std::vector<v1::Hello>& hellos, PlanRequest* request) {
+  const int64_t asked = request->runtime.threads_per_rank();
+  for (const v1::Hello& hello : hellos) {
+    if (asked > 0 && hello.threads() > asked) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "worker ", hello.worker(), " computes with ", hello.threads(),
+          " threads, --threads-per-rank is ", asked, ": start it with --threads ", asked));
+    }
+    if (asked == 0 && hello.threads() > request->runtime.threads_per_rank()) {
+      request->runtime.set_threads_per_rank(hello.threads());
+    }
+  }
+  return absl::OkStatus();
+}
+
 FleetOptions FleetOptionsOf(const ServeOptions& options, uint64_t epoch) {
   FleetOptions fleet;
   fleet.ranks = options.ranks();
@@ -155,6 +171,7 @@ absl::Status CoordinatorServer::MakePlanFor(const std::vector<v1::Hello>& hellos
   ASSIGN_OR_RETURN(PlanRequest request, MakePlanRequest(options_, checkpoint_));
   request.hosts = HostsOf(hellos);
   ShareKv(hellos, &request);
+  RETURN_IF_ERROR(SetThreads(hellos, &request));
   ASSIGN_OR_RETURN(v1::ShardingPlan plan, MakePlan(request));
   RETURN_IF_ERROR(BindPlan(checkpoint_, &plan));
   RETURN_IF_ERROR(CheckBlocks(plan));

@@ -4,16 +4,14 @@
 # usage: tests/run.sh [CONFIG...]
 #   release    Release build, every test but those labelled large   (the default)
 #   large      the tests labelled large, in the Release build (gigabytes of disk and memory)
-#   asan       AddressSanitizer and UBSan: unit tests; by hand, not in ci until the whole has been seen
-#              to pass
+#   asan       AddressSanitizer and UBSan: unit tests
 #   tsan       ThreadSanitizer: scheduler, fleet, communicators, control, thread pool
 #   fuzz       libFuzzer targets, WHALEPOD_FUZZ_SECONDS (20) each
 #   emulation  CUDA sources compiled as C++ against tests/cuda_emu (and by nvcc where it is)
 #   style      clang-format
-#   tidy       clang-tidy's bug checks, for WHALEPOD_TIDY_SECONDS (600); by hand, not in ci yet: the whole
-#              tree takes longer than CI has room for, and has not been seen clean
-#   ci         style, release, tsan and fuzz, as many as can be started within their budgets; what
-#              .ci/run calls
+#   tidy       clang-tidy's bug checks, for WHALEPOD_TIDY_SECONDS (600): what changed last comes first
+#   ci         style, release, tsan, fuzz, asan and tidy, as many as can be started within their
+#              budgets; what .ci/run calls
 # Ends with "N passed, N failed" over all checks and exits 1 if any failed.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -98,8 +96,8 @@ deploy/local/install_packages.sh deploy/local/packages.txt tests/packages.txt ||
 # Minutes after which a configuration is no longer started in CI, so that all end within 90.
 declare -A latest_start=()
 if [ "$*" = ci ]; then
-  set -- style release tsan fuzz
-  latest_start=([tsan]=45 [fuzz]=75)
+  set -- style release tsan fuzz asan tidy
+  latest_start=([tsan]=40 [fuzz]=50 [asan]=55 [tidy]=75)
 fi
 for config in "$@"; do
   if [ $((SECONDS / 60)) -ge "${latest_start[$config]:-1000}" ]; then

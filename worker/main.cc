@@ -14,6 +14,7 @@
 #include "CLI/CLI.hpp"
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "base/available_memory.h"
 #include "base/log.h"
 #include "base/status.h"
 #include "build_hash.h"
@@ -85,7 +86,7 @@ void Declare(CLI::App& app, Flags& flags) {
   app.add_option("--die-with-parent", flags.parent, "process that started this one: end with it");
 }
 
-v1::Hello MakeHello(const Flags& flags, const Backend& backend) {
+v1::Hello MakeHello(const Flags& flags, Backend& backend) {
   v1::Hello hello;
   hello.set_protocol_version(v1::PROTOCOL_VERSION_CURRENT);
   hello.set_build_hash(WHALEPOD_BUILD_HASH);
@@ -97,6 +98,7 @@ v1::Hello MakeHello(const Flags& flags, const Backend& backend) {
   hello.set_memory_bytes(flags.memory_bytes > 0 ? flags.memory_bytes
                                                 : AvailableMemory() / flags.host_ranks);
   hello.set_pid(getpid());
+  hello.set_threads(backend.Threads());
   hello.set_address(flags.address);
   return hello;
 }

@@ -64,7 +64,6 @@ class RankImpl : public Rank {
     RETURN_IF_ERROR(CheckAborted());
     if (part_.has_value())
       return absl::FailedPreconditionError("the rank has its plan part already");
-    RETURN_IF_ERROR(CheckPlanPart(part));
     RETURN_IF_ERROR(ValidatePlanPart(part));
     RETURN_IF_ERROR(CheckPart(part, options_.comms != nullptr));
     part_ = std::move(part);

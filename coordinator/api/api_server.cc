@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/host_port.h"
 #include "coordinator/api/errors.h"
 #include "coordinator/api/generate_stream.h"
 #include "whalepod/v1/inference.grpc.pb.h"
@@ -135,7 +136,7 @@ class GrpcApiServer final : public ApiServer {
       grpc::reflection::InitProtoReflectionServerBuilderPlugin();
     });
     grpc::ServerBuilder builder;
-    const std::string address = absl::StrCat(host_, ":", asked_port_);
+    const std::string address = HostPort(host_, asked_port_);
     builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &port_);
     builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
     builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 30000);

@@ -46,13 +46,12 @@ WHALEPOD_READ_CLONES uint64_t Read(const char* data, int64_t bytes) {
   return all[0] | all[1] | all[2] | all[3] | all[4] | all[5] | all[6] | all[7];
 }
 
-using ReadFn = uint64_t (*)(const char*, int64_t);
-constexpr ReadFn kWays[] = {Read<1, 0>, Read<1, 1024>, Read<1, 4096>,
-                            Read<4, 0>, Read<4, 1024>, Read<4, 4096>};
-
 using Seconds = std::chrono::duration<double>;
 
 }  // namespace
+
+const std::array<ReadFn, 6> kReadWays = {Read<1, 0>, Read<1, 1024>, Read<1, 4096>,
+                                         Read<4, 0>, Read<4, 1024>, Read<4, 4096>};
 
 double MeasureReadBandwidth(int threads) {
   const int64_t bytes = kBytesPerThread * threads;
@@ -79,7 +78,7 @@ double MeasureReadBandwidth(int threads) {
       std::fill_n(part, kBytesPerThread, static_cast<char>(t + 1));
       barrier.arrive_and_wait();
       for (int pass = 0; pass < kPasses; ++pass) {
-        for (const ReadFn read : kWays) {
+        for (const ReadFn read : kReadWays) {
           volatile uint64_t sink = read(part, kBytesPerThread);
           (void)sink;
           barrier.arrive_and_wait();

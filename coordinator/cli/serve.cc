@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "base/host_port.h"
 #include "base/log.h"
 #include "base/status.h"
 #include "base/units.h"
@@ -29,7 +30,7 @@ constexpr std::chrono::seconds kLeaveFailed(1);
 
 // Where clients of this machine reach a server that listens on `host`.
 std::string LocalAddress(const std::string& host, int port) {
-  return absl::StrCat(host == "0.0.0.0" || host == "::" ? "127.0.0.1" : host, ":", port);
+  return HostPort(host == "0.0.0.0" || host == "::" ? "127.0.0.1" : host, port);
 }
 
 // Shows how far the deployment is, once a change.

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/host_port.h"
 #include "base/log.h"
 #include "whalepod/v1/control.grpc.pb.h"
 
@@ -172,7 +173,7 @@ class GrpcControlServer final : public ControlServer {
 
   absl::Status Listen(const std::string& host, int port) {
     grpc::ServerBuilder builder;
-    const std::string address = absl::StrCat(host, ":", port);
+    const std::string address = HostPort(host, port);
     builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &port_);
     builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
     // Workers ask once a minute whether this end still lives.

@@ -207,9 +207,12 @@ void Fleet::OnLoadProgressLocked(int rank, const v1::LoadProgress& progress) {
   RankState& state = ranks_[rank];
   state.load = progress;
   const TimePoint now = options_.clock->Now();
-  const std::string text = absl::StrCat(
-      FormatBytes(progress.bytes_done()), " of ", FormatBytes(progress.bytes_total()),
-      " loaded at ", FormatBytes(static_cast<int64_t>(progress.bytes_per_second())), "/s");
+  // From a peer: what is no number of bytes is shown as none.
+  const double told = progress.bytes_per_second();
+  const int64_t rate = told > 0 && told < 1e15 ? static_cast<int64_t>(told) : 0;
+  const std::string text =
+      absl::StrCat(FormatBytes(progress.bytes_done()), " of ", FormatBytes(progress.bytes_total()),
+                   " loaded at ", FormatBytes(rate), "/s");
   ReportLocked(rank, text);
   const bool complete = progress.bytes_done() >= progress.bytes_total();
   if (complete || now - state.last_load_log >= std::chrono::seconds(1)) {

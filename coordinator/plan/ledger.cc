@@ -129,7 +129,9 @@ class LedgerMaker {
                      plan_.layout().dp(), " DP groups, ", runtime.max_num_seqs(),
                      " sampled rows, context ", runtime.max_model_len()));
     add(v1::LEDGER_KIND_COMMUNICATION, "communication", CommBytes(plan_, *part),
-        absl::StrCat("2 x the largest contribution in each of ", part->groups_size(), " groups"));
+        absl::StrCat(request_.gpu ? "2 x the largest contribution in each of "
+                                  : "share of shared memory, or Gloo's buffers, in each of ",
+                     part->groups_size(), " groups"));
     add(v1::LEDGER_KIND_RESERVE, "reserve", Reserve(*part),
         request_.gpu ? "memory beyond gpu_memory_utilization" : "code, heap, buffers of libraries");
     return CheckFits(*part);

@@ -1,5 +1,7 @@
 #include "kernels/cpu/thread_pool.h"
 
+#include <sched.h>
+
 #include <algorithm>
 #include <cstdlib>
 #include <new>
@@ -7,12 +9,12 @@
 namespace whalepod::cpu {
 namespace {
 
-// About 200 microseconds: longer than the gaps between the ops of a step and than what one thread
-// is ahead of another, shorter than a time slice. Waking a thread takes tens of microseconds on a
+// Looks before a thread sleeps: the first ones are short, the others give the core to whoever wants
+// it. A few hundred microseconds in all: longer than the gaps between the ops of a step and than
+// what one thread is ahead of another. Waking a thread that sleeps takes tens of microseconds on a
 // virtual machine, and a step has a hundred ops.
-constexpr int kMaxSpins = 5000;
-// One wait in so many is tried with all of them, whatever came before.
-constexpr uint32_t kSpinTrial = 64;
+constexpr int kPauses = 256;
+constexpr int kYields = 512;
 
 void Pause() {
 #if defined(__x86_64__)
@@ -35,7 +37,7 @@ void* ThreadPool::Buffer::Get(int64_t wanted) {
 ThreadPool::Buffer::~Buffer() { std::free(data); }
 
 ThreadPool::ThreadPool(int threads)
-    : threads_(threads < 1 ? 1 : threads), thread_scratch_(threads_), spinners_(threads_) {
+    : threads_(threads < 1 ? 1 : threads), thread_scratch_(threads_) {
   for (int i = 1; i < threads_; ++i) workers_.emplace_back([this, i] { WorkerLoop(i); });
 }
 
@@ -50,16 +52,15 @@ void* ThreadPool::ThreadScratch(int thread, int64_t bytes) {
   return thread_scratch_[thread].Get(bytes);
 }
 
-void ThreadPool::AwaitChange(std::atomic<uint32_t>& word, uint32_t old, Spinner& spinner) {
-  const int limit = ++spinner.waits % kSpinTrial == 0 ? kMaxSpins : spinner.limit;
-  for (int i = 0; i < limit; ++i) {
-    if (word.load(std::memory_order_acquire) != old) {
-      spinner.limit = std::min(kMaxSpins, std::max(spinner.limit, 4 * i + 64));
-      return;
-    }
+void ThreadPool::AwaitChange(std::atomic<uint32_t>& word, uint32_t old) {
+  for (int i = 0; i < kPauses; ++i) {
+    if (word.load(std::memory_order_acquire) != old) return;
     Pause();
   }
-  spinner.limit /= 2;
+  for (int i = 0; i < kYields; ++i) {
+    if (word.load(std::memory_order_acquire) != old) return;
+    sched_yield();
+  }
   word.wait(old, std::memory_order_acquire);
 }
 
@@ -86,14 +87,13 @@ void ThreadPool::Run(int64_t n, int64_t grain, RangeFn fn, const void* context) 
   generation_.notify_all();
   RunPart(0);
   uint32_t done;
-  while ((done = done_.load(std::memory_order_acquire)) != target)
-    AwaitChange(done_, done, spinners_[0]);
+  while ((done = done_.load(std::memory_order_acquire)) != target) AwaitChange(done_, done);
 }
 
 void ThreadPool::WorkerLoop(int thread) {
   uint32_t seen = 0;
   while (true) {
-    AwaitChange(generation_, seen, spinners_[thread]);
+    AwaitChange(generation_, seen);
     seen = generation_.load(std::memory_order_acquire);
     if (stop_.load(std::memory_order_relaxed)) return;
     RunPart(thread);

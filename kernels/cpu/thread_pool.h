@@ -51,19 +51,11 @@ class ThreadPool {
   void Run(int64_t n, int64_t grain, RangeFn fn, const void* context);
   void RunPart(int thread);
   void WorkerLoop(int thread);
-  // How long a thread looks at a word before it sleeps: longer where that pays, not at all where
-  // it does not (idle between steps; more threads than processors).
-  struct alignas(64) Spinner {
-    int limit = 500;
-    uint32_t waits = 0;
-  };
-
-  // Waits until `word` differs from `old`: spins for a while, then sleeps.
-  void AwaitChange(std::atomic<uint32_t>& word, uint32_t old, Spinner& spinner);
+  // Waits until `word` differs from `old`: looks for a while, then sleeps.
+  static void AwaitChange(std::atomic<uint32_t>& word, uint32_t old);
 
   const int threads_;
   std::vector<Buffer> thread_scratch_;
-  std::vector<Spinner> spinners_;
   std::vector<std::thread> workers_;
 
   // The current loop; written before `generation_` changes.

@@ -81,6 +81,13 @@ void TakeAttention(const Shapes& s, Counter& c) {
   c.Take(s.tokens * heads * qk * kF32);
   c.Take(s.tokens * heads * qk * s.act);
   c.Take(s.tokens * latent * kF32);
+  if (s.layout.tp() > 1) {
+    c.Take(s.tokens *
+           (PanelPart(m.q_lora_rank(), s.layout.tp(), s.at.tp).size() +
+            PanelPart(latent, s.layout.tp(), s.at.tp).size()) *
+           kF32);
+    c.Take(s.tokens * (m.q_lora_rank() + latent) * kF32);
+  }
   c.Take(s.tokens * latent * s.act);
   c.Take(absorbed_rows * heads * latent * s.act);
   c.Take(absorbed_rows * heads * m.kv_lora_rank() * s.act);

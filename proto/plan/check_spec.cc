@@ -125,6 +125,10 @@ absl::Status CheckArithmetic(const v1::ModelSpec& m) {
                        ", ", reals[1], " and ", reals[2], ", expected finite numbers from 0"));
     }
   }
+  if (m.has_yarn() && m.rope_theta() <= 1) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("model.rope_theta is ", m.rope_theta(), ", with YaRN expected above 1"));
+  }
   if (m.n_routed_experts() == 0) return absl::OkStatus();
   const int64_t groups = std::max<int64_t>(1, m.n_group());
   const int64_t open = std::max<int64_t>(1, m.topk_group());

@@ -66,6 +66,12 @@ Range EvenPart(int64_t n, int parts, int index) {
   return {begin, begin + base + (index < extra ? 1 : 0)};
 }
 
+Range PanelPart(int64_t n, int parts, int index) {
+  constexpr int64_t kPanel = 32;
+  const Range panels = EvenPart((n + kPanel - 1) / kPanel, parts, index);
+  return {std::min(n, panels.begin * kPanel), std::min(n, panels.end * kPanel)};
+}
+
 Range VocabSegmentsOf(const v1::Layout& layout, int tp) {
   return EvenPart(kVocabularySegments, layout.tp(), tp);
 }

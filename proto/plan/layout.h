@@ -38,6 +38,9 @@ struct Range {
 };
 // Part `index` of `parts` of [0, n): sizes differ by at most one, larger ones first.
 Range EvenPart(int64_t n, int parts, int index);
+// The same in units of 32, the outputs of a packed panel (kernels/packing.h); the last panel may be
+// short, and parts beyond the panels are empty.
+Range PanelPart(int64_t n, int parts, int index);
 constexpr int kVocabularySegments = 16;
 // Vocabulary ids of TP rank `tp`: whole segments (16 of ceil(V/16) rounded up to 32 ids).
 Range VocabSegmentsOf(const v1::Layout& layout, int tp);  // segments

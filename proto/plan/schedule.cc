@@ -56,6 +56,7 @@ class Builder {
   v1::StepSchedule Build() {
     Gather(v1::COLLECTIVE_TAG_EMBED, 0, model_.hidden_size() * 4);
     for (int64_t layer = 0; layer < model_.num_hidden_layers(); ++layer) {
+      Gather(v1::COLLECTIVE_TAG_ATTN_INPUT, layer, AttentionInputs() * 4);
       Partial(v1::COLLECTIVE_TAG_ATTN_PARTIAL, layer);
       Gather(v1::COLLECTIVE_TAG_ATTN_GATHER, layer, columns_.size() * 4);
       if (HasExperts(model_, layer)) {
@@ -87,6 +88,13 @@ class Builder {
   // All-gather of `bytes` a token within the TP group.
   void Gather(v1::CollectiveTag tag, int64_t layer, int64_t bytes) {
     Add(v1::COLLECTIVE_OP_ALL_GATHER, groups_.tp, tag, layer, bytes * (layout_.tp() - 1), 0);
+  }
+
+  // Outputs of q_a and kv_a that this rank makes.
+  int64_t AttentionInputs() const {
+    return PanelPart(model_.q_lora_rank(), layout_.tp(), at_.tp).size() +
+           PanelPart(model_.kv_lora_rank() + model_.qk_rope_head_dim(), layout_.tp(), at_.tp)
+               .size();
   }
 
   // F32 partials of the whole hidden state to the owners of its slices within the TP group.

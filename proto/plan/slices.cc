@@ -61,6 +61,9 @@ SliceExtent SliceOf(const v1::ModelSpec& model, const v1::Layout& layout, const 
     case Split::kTpRows:
       SetRows(EvenPart(info.rows, tp, at.tp), &slice);
       break;
+    case Split::kTpPanels:
+      SetRows(PanelPart(info.rows, tp, at.tp), &slice);
+      break;
     case Split::kTpCols:
       SetCols(EvenPart(info.cols, tp, at.tp), &slice);
       break;
@@ -80,7 +83,7 @@ SliceExtent ScaleSliceOf(const v1::ModelSpec& model, const SliceExtent& weight) 
   scale.row0 = weight.row0 / block_rows;
   scale.col0 = weight.col0 / block_cols;
   const int64_t last_row = weight.row0 + (weight.batch - 1) * weight.batch_stride + weight.rows;
-  scale.rows = CeilDiv(last_row, block_rows) - scale.row0;
+  scale.rows = weight.rows > 0 ? CeilDiv(last_row, block_rows) - scale.row0 : 0;
   scale.cols = CeilDiv(weight.col0 + weight.cols, block_cols) - scale.col0;
   return scale;
 }

@@ -42,13 +42,13 @@ TensorInfo ShapeOf(const v1::ModelSpec& m, v1::TensorRole role) {
     case v1::TENSOR_ROLE_Q:
       return Matrix(heads * qk, hidden, Split::kHeadRows);
     case v1::TENSOR_ROLE_Q_A:
-      return Matrix(m.q_lora_rank(), hidden, Split::kReplicated);
+      return Matrix(m.q_lora_rank(), hidden, Split::kTpPanels);
     case v1::TENSOR_ROLE_Q_A_NORM:
       return Vector(m.q_lora_rank());
     case v1::TENSOR_ROLE_Q_B:
       return Matrix(heads * qk, m.q_lora_rank(), Split::kHeadRows);
     case v1::TENSOR_ROLE_KV_A:
-      return Matrix(m.kv_lora_rank() + m.qk_rope_head_dim(), hidden, Split::kReplicated);
+      return Matrix(m.kv_lora_rank() + m.qk_rope_head_dim(), hidden, Split::kTpPanels);
     case v1::TENSOR_ROLE_KV_A_NORM:
       return Vector(m.kv_lora_rank());
     case v1::TENSOR_ROLE_KV_B_K:

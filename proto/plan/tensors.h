@@ -18,6 +18,7 @@ enum class Split {
   kKvB,         // a batch of heads over tp, one part of each head's rows
   kHeadCols,    // columns of whole heads over tp (K of o_proj)
   kTpRows,      // rows over tp
+  kTpPanels,    // rows over tp, in whole panels of 32: any number of rows
   kTpCols,      // columns over tp (K of a down projection)
   kExpertRows,  // experts over ep, rows over moe_tp
 };

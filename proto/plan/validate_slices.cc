@@ -309,7 +309,9 @@ absl::Status SliceChecker::CheckDestinations(const v1::TensorSlices& s, int64_t 
 }
 
 absl::Status SliceChecker::CheckTotals() const {
-  int64_t parameters = 0, tensors = 0, bytes = 0;
+  // Unsigned: sums over hostile shapes may wrap, and then differ from the plan's totals or harm
+  // nobody.
+  uint64_t parameters = 0, tensors = 0, bytes = 0;
   const auto add = [&](const Tensor& tensor) {
     const v1::TensorRole role = tensor.role;
     const bool shared = role == v1::TENSOR_ROLE_KV_B_KT || role == v1::TENSOR_ROLE_KV_B_V ||
@@ -317,17 +319,19 @@ absl::Status SliceChecker::CheckTotals() const {
     if (role == v1::TENSOR_ROLE_UNSPECIFIED || shared) return;
     const TensorInfo info = InfoOf(model_, role);
     ++tensors;
-    parameters += info.rows * info.cols;
-    bytes += info.rows * info.cols * DTypeBytes(tensor.dtype);
+    const auto elements = static_cast<uint64_t>(info.rows * info.cols);
+    parameters += elements;
+    bytes += elements * static_cast<uint64_t>(DTypeBytes(tensor.dtype));
     if (tensor.dtype != v1::DTYPE_F8_E4M3) return;
     ++tensors;
-    bytes += CeilDiv(info.rows, model_.fp8_block_rows()) *
-             CeilDiv(info.cols, model_.fp8_block_cols()) * 4;
+    bytes += static_cast<uint64_t>(CeilDiv(info.rows, model_.fp8_block_rows()) *
+                                   CeilDiv(info.cols, model_.fp8_block_cols()) * 4);
   };
   for (const Tensor& tensor : plain_) add(tensor);
   for (const Tensor& tensor : experts_) add(tensor);
-  if (header_.total_parameters() != parameters || header_.total_tensors() != tensors ||
-      header_.total_bytes() != bytes) {
+  if (static_cast<uint64_t>(header_.total_parameters()) != parameters ||
+      static_cast<uint64_t>(header_.total_tensors()) != tensors ||
+      static_cast<uint64_t>(header_.total_bytes()) != bytes) {
     return absl::InvalidArgumentError(
         absl::StrCat("the plan's totals are ", header_.total_parameters(), " parameters, ",
                      header_.total_tensors(), " tensors, ", header_.total_bytes(),

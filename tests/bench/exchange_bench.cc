@@ -3,8 +3,8 @@
 // nothing, can't be aborted and has no deadline. Prints a line per implementation and group size:
 // median time of an exchange and its ratio to the bare one of the same run.
 //
-//   exchange_bench [FLOATS [EXCHANGES_PER_BATCH [SPINS]]]
-// SPINS: how often shared memory looks before it sleeps (SharedMemoryOptions::spins).
+//   exchange_bench [FLOATS [EXCHANGES_PER_BATCH [YIELDS]]]
+// YIELDS: how often shared memory looks before it sleeps (SharedMemoryOptions::yields).
 #include <linux/futex.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -125,10 +125,10 @@ std::unique_ptr<Communicator> Connect(CommunicatorFactory* factory, char (*blobs
 }
 
 void RunRank(Shared* shared, std::byte* outboxes, int rank, int size, size_t bytes, int count,
-             int spins) {
+             int yields) {
   Bare bare(shared, outboxes, rank, size, bytes);
   SharedMemoryOptions memory_options;
-  memory_options.spins = spins;
+  memory_options.yields = yields;
   auto memory_factory = MakeSharedMemoryFactory(memory_options);
   GlooOptions gloo_options;
   gloo_options.address = "127.0.0.1";
@@ -168,13 +168,13 @@ void* MapShared(size_t bytes) {
   return memory;
 }
 
-void RunWorld(int size, size_t bytes, int count, int spins) {
+void RunWorld(int size, size_t bytes, int count, int yields) {
   auto* shared = new (MapShared(sizeof(Shared))) Shared();
   auto* outboxes = static_cast<std::byte*>(MapShared(2 * size * bytes));
   for (int rank = 0; rank < size; ++rank) {
     if (fork() != 0) continue;
     prctl(PR_SET_PDEATHSIG, SIGKILL);
-    RunRank(shared, outboxes, rank, size, bytes, count, spins);
+    RunRank(shared, outboxes, rank, size, bytes, count, yields);
     _exit(0);
   }
   for (int rank = 0; rank < size; ++rank) {
@@ -200,7 +200,7 @@ void RunWorld(int size, size_t bytes, int count, int spins) {
 int main(int argc, char** argv) {
   size_t floats = argc > 1 ? std::strtoul(argv[1], nullptr, 10) : 7168;
   int count = argc > 2 ? std::atoi(argv[2]) : 2000;
-  int spins = argc > 3 ? std::atoi(argv[3]) : -1;
-  for (int size : {2, 4}) whalepod::RunWorld(size, floats * sizeof(float), count, spins);
+  int yields = argc > 3 ? std::atoi(argv[3]) : whalepod::SharedMemoryOptions().yields;
+  for (int size : {2, 4}) whalepod::RunWorld(size, floats * sizeof(float), count, yields);
   return 0;
 }

@@ -138,7 +138,7 @@ class ServeTest(unittest.TestCase):
         self.assertNotEqual(bad.returncode, 0)
 
     def test_planned_bytes_are_actual_bytes(self):
-        """Each worker's arenas in /proc/PID/smaps are as large as its ledger says, item by item."""
+        """Each worker's memory in /proc/PID/smaps is as large as its ledger says, item by item."""
         ledgers = self.ledgers()
         for rank, pid in self.deployment.workers().items():
             mapped, name, item = {}, None, None
@@ -153,6 +153,14 @@ class ServeTest(unittest.TestCase):
                 page = os.sysconf("SC_PAGESIZE")
                 planned = -(-ledgers[rank][item] // page) * page
                 self.assertEqual(mapped.get(item), planned, f"rank {rank} {item}")
+            # Groups map their shared memory in all ranks: each rank's item is its share. Here both
+            # groups (world, tp) have all four ranks.
+            shared = [int(size) * 1024 for size in re.findall(
+                r"memfd:whalepod-comm.*\nSize: *(\d+) kB", pathlib.Path(f"/proc/{pid}/smaps").read_text())]
+            self.assertEqual(len(shared), 2)
+            planned = ledgers[rank]["communication"]
+            self.assertLessEqual(planned, sum(shared) // 4 + 1)
+            self.assertGreater(planned, sum(shared) // 4 - 2 * page)
 
     def ledgers(self):
         plan = subprocess.run(

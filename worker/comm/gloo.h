@@ -6,6 +6,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "proto/plan/memory.h"
 #include "worker/comm/communicator.h"
 
 namespace whalepod {
@@ -16,7 +17,7 @@ struct GlooOptions {
   std::string address;
   std::string interface;
   // Longer messages go in pieces; each peer of each group costs four pieces of memory.
-  int64_t max_piece_bytes = int64_t{256} << 10;
+  int64_t max_piece_bytes = kMaxGlooPieceBytes;
   const Clock* clock = Clock::Real();  // not owned
 };
 

@@ -1,7 +1,6 @@
 #include "worker/comm/shared_memory.h"
 
 #include <fcntl.h>
-#include <sched.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 
@@ -14,6 +13,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
+#include "base/available_memory.h"
 #include "base/status.h"
 #include "worker/comm/group.h"
 #include "worker/comm/shm_region.h"
@@ -22,17 +22,7 @@
 namespace whalepod {
 namespace {
 
-// About what a sleep and a wake cost.
-constexpr int kSpins = 100;
 constexpr absl::string_view kScheme = "unix:";
-
-int UsableCores() {
-  cpu_set_t cores;
-  if (sched_getaffinity(0, sizeof(cores), &cores) != 0) return 1;
-  return CPU_COUNT(&cores);
-}
-
-size_t AlignUp(size_t bytes, size_t to) { return (bytes + to - 1) / to * to; }
 
 // A group on its way to a communicator.
 struct Pending {
@@ -50,17 +40,6 @@ struct Pending {
     return connected == group.size() - 1;
   }
 };
-
-// What the kernel thinks can be had without swapping; -1 if it does not say.
-int64_t AvailableMemory() {
-  std::ifstream file("/proc/meminfo");
-  for (std::string name, unit; file >> name;) {
-    int64_t kibibytes = 0;
-    if (name == "MemAvailable:" && file >> kibibytes) return kibibytes * 1024;
-    std::getline(file, unit);
-  }
-  return -1;
-}
 
 absl::StatusOr<UniqueFd> MakeMemory(const Pending& pending) {
   size_t bytes = ShmRegion::Bytes(pending.group.size(), pending.outbox);
@@ -158,9 +137,8 @@ class SharedMemoryFactory : public CommunicatorFactory {
                                        ", at most ", spec.max_bytes, " bytes");
     pending.peers.resize(pending.group.size());
     if (pending.leads()) {
-      int64_t bytes = std::max<int64_t>(1, std::min(spec.max_bytes, options_.max_outbox_bytes));
-      // Each part of an AllToAll begins on its own line.
-      pending.outbox = AlignUp(bytes, ShmRegion::kLine) + pending.group.size() * ShmRegion::kLine;
+      pending.outbox = static_cast<size_t>(SharedMemoryOutboxBytes(
+          pending.group.size(), std::min(spec.max_bytes, options_.max_outbox_bytes)));
       ASSIGN_OR_RETURN(pending.memory, MakeMemory(pending));
     }
     return pending;
@@ -282,13 +260,6 @@ class SharedMemoryFactory : public CommunicatorFactory {
 
   absl::StatusOr<std::unique_ptr<Communicator>> Finish(const Peers& peers, Pending pending) {
     ASSIGN_OR_RETURN(std::unique_ptr<ShmRegion> region, MapRegion(pending));
-    int spins = options_.spins;
-    if (spins < 0) {
-      auto local = peers.hosts.empty() ? static_cast<int64_t>(peers.rendezvous.size())
-                                       : std::count(peers.hosts.begin(), peers.hosts.end(),
-                                                    peers.hosts[peers.rank]);
-      spins = local <= UsableCores() ? kSpins : 0;
-    }
     auto sockets = std::make_shared<std::vector<UniqueFd>>(std::move(pending.peers));
     LivenessProbe probe = [sockets] {
       for (size_t place = 0; place < sockets->size(); ++place) {
@@ -298,8 +269,8 @@ class SharedMemoryFactory : public CommunicatorFactory {
       }
       return -1;
     };
-    return MakeShmCommunicator(std::move(pending.group), std::move(region), spins, std::move(probe),
-                               options_.clock);
+    return MakeShmCommunicator(std::move(pending.group), std::move(region), options_.yields,
+                               std::move(probe), options_.clock);
   }
 
   const SharedMemoryOptions options_;

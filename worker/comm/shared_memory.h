@@ -5,6 +5,7 @@
 
 #include <memory>
 
+#include "proto/plan/memory.h"
 #include "worker/comm/communicator.h"
 
 namespace whalepod {
@@ -12,10 +13,9 @@ namespace whalepod {
 struct SharedMemoryOptions {
   // An outbox holds the smaller of this and the group's max_bytes; longer messages go in pieces.
   // A group's memory is 2 * ranks * outbox and is reserved when it is made.
-  int64_t max_outbox_bytes = int64_t{8} << 20;
-  // How often to look for peers before sleeping, at most (fewer where it does not pay). Negative: a
-  // default, 0 where the host's ranks outnumber the cores this process may use.
-  int spins = -1;
+  int64_t max_outbox_bytes = kMaxOutboxBytes;
+  // How often to look for peers before sleeping, at most; the core is given to others in between.
+  int yields = 1000;
   const Clock* clock = Clock::Real();  // not owned
 };
 

@@ -1,6 +1,7 @@
 #include "worker/comm/shm_region.h"
 
 #include <linux/futex.h>
+#include <sched.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -20,8 +21,10 @@ namespace {
 
 // A dead peer is noticed after this long at most.
 constexpr Duration kProbeInterval = std::chrono::milliseconds(50);
-// Every so many rounds all spins are tried again.
-constexpr uint32_t kSpinTrial = 64;
+// Looks without giving the core away: about what the peers need where each has a core of its own.
+constexpr int kPauses = 64;
+// Looking ends after this long whatever happens, so that dead peers and deadlines are seen.
+constexpr Duration kLookingTime = std::chrono::milliseconds(2);
 
 static_assert(std::atomic<uint32_t>::is_always_lock_free);
 static_assert(sizeof(std::atomic<uint32_t>) == sizeof(uint32_t));
@@ -105,12 +108,11 @@ namespace {
 
 class ShmCommunicator : public Communicator {
  public:
-  ShmCommunicator(Group group, std::unique_ptr<ShmRegion> region, int spins, LivenessProbe probe,
+  ShmCommunicator(Group group, std::unique_ptr<ShmRegion> region, int yields, LivenessProbe probe,
                   const Clock* clock)
       : group_(std::move(group)),
         region_(std::move(region)),
-        spins_(spins),
-        spin_limit_(spins),
+        yields_(yields),
         probe_(std::move(probe)),
         clock_(clock),
         sent_(group_.size()),
@@ -250,7 +252,7 @@ class ShmCommunicator : public Communicator {
       if (head.sleepers.load() > 0) FutexWakeAll(&head.gate);
       return (before & 1) == 0 ? absl::OkStatus() : Poisoned();
     }
-    Spin(closed);
+    Look(closed);
     while (head.gate.load(std::memory_order_acquire) == closed) {
       Duration left = deadline - clock_->Now();
       if (left <= Duration::zero()) return Late(kind);
@@ -262,18 +264,19 @@ class ShmCommunicator : public Communicator {
     return region_->poisoned() ? Poisoned() : absl::OkStatus();
   }
 
-  // Looks at the gate for a while. The while grows where it pays and shrinks to nothing where it
-  // does not: there the cores have other things to do.
-  void Spin(uint32_t closed) {
+  // Looks at the gate for a while before the rank sleeps, giving the core to other ranks in
+  // between: a sleeper is woken by an interrupt, which takes longer than a whole exchange.
+  void Look(uint32_t closed) {
     const std::atomic<uint32_t>& gate = region_->header().gate;
-    int limit = round_ % kSpinTrial == 0 ? spins_ : spin_limit_;
-    int spin = 0;
-    while (spin < limit && gate.load(std::memory_order_acquire) == closed) {
+    for (int i = 0; i < std::min(kPauses, yields_); ++i) {
+      if (gate.load(std::memory_order_acquire) != closed) return;
       Pause();
-      ++spin;
     }
-    if (limit == 0) return;
-    spin_limit_ = spin < limit ? std::min(spins_, 2 * spin + 8) : spin_limit_ / 2;
+    const TimePoint start = clock_->Now();
+    for (int i = 0; i < yields_ && clock_->Now() - start < kLookingTime; ++i) {
+      if (gate.load(std::memory_order_acquire) != closed) return;
+      sched_yield();
+    }
   }
 
   absl::Status Poisoned() { return error_.Set(region_->error()); }
@@ -304,8 +307,7 @@ class ShmCommunicator : public Communicator {
 
   const Group group_;
   const std::unique_ptr<ShmRegion> region_;
-  const int spins_;  // at most
-  int spin_limit_;   // now
+  const int yields_;
   const LivenessProbe probe_;
   const Clock* const clock_;
   uint32_t round_ = 0;            // wraps; the gate holds its lower 31 bits
@@ -318,9 +320,9 @@ class ShmCommunicator : public Communicator {
 }  // namespace
 
 std::unique_ptr<Communicator> MakeShmCommunicator(Group group, std::unique_ptr<ShmRegion> region,
-                                                  int spins, LivenessProbe probe,
+                                                  int yields, LivenessProbe probe,
                                                   const Clock* clock) {
-  return std::make_unique<ShmCommunicator>(std::move(group), std::move(region), spins,
+  return std::make_unique<ShmCommunicator>(std::move(group), std::move(region), yields,
                                            std::move(probe), clock);
 }
 

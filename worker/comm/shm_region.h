@@ -88,9 +88,9 @@ class ShmRegion {
 // while waiting.
 using LivenessProbe = std::function<int()>;
 
-// `spins`: how often to look at the gate before sleeping, at most.
+// `yields`: how often to look at the gate before sleeping, at most.
 std::unique_ptr<Communicator> MakeShmCommunicator(Group group, std::unique_ptr<ShmRegion> region,
-                                                  int spins, LivenessProbe probe,
+                                                  int yields, LivenessProbe probe,
                                                   const Clock* clock);
 
 }  // namespace whalepod

@@ -10,6 +10,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "base/available_memory.h"
 #include "base/status.h"
 #include "base/unique_fd.h"
 #include "base/units.h"
@@ -178,14 +179,6 @@ std::vector<ArenaMapping> ParseArenas(const std::string& smaps) {
     }
   }
   return mappings;
-}
-
-int64_t AvailableMemory() {
-  std::ifstream in("/proc/meminfo");
-  for (std::string line; std::getline(in, line);) {
-    if (absl::StartsWith(line, "MemAvailable:")) return KilobytesOf(line);
-  }
-  return -1;
 }
 
 }  // namespace whalepod

@@ -59,7 +59,4 @@ struct ArenaMapping {
 // The arenas in the text of an smaps file.
 std::vector<ArenaMapping> ParseArenas(const std::string& smaps);
 
-// MemAvailable of /proc/meminfo; -1 where it can't be read.
-int64_t AvailableMemory();
-
 }  // namespace whalepod

@@ -35,6 +35,8 @@ void FillShare(const v1::ModelSpec& model, const v1::Layout& layout, Dims& d) {
   const int64_t shared = d.experts > 0 ? model.n_shared_experts() * d.moe_intermediate : 0;
   d.shared = shared / d.tp;
   d.slice = d.SliceOf(d.at.tp);
+  d.q_a = d.QaOf(d.at.tp);
+  d.kv_a = d.KvaOf(d.at.tp);
   d.expert_columns = d.ExpertColumnsOf(d.at.moe_tp);
   d.expert_width = d.ExpertWidthOf(d.at.moe_tp);
   if (d.experts > 0) d.local_experts = ExpertsOf(layout, d.at.ep);

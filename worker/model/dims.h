@@ -35,6 +35,7 @@ struct Dims {
   int64_t heads = 0;               // of its TP slice
   int64_t intermediate = 0;        // dense FFN columns
   int64_t shared = 0;              // shared expert columns; 0: none
+  Range q_a, kv_a;                 // outputs of q_a and kv_a that it makes
   Range slice;                     // hidden columns it sums and owns in its TP group
   Range expert_columns;            // columns of expert outputs it makes
   Range expert_width;              // SwiGLU columns it makes of each of its experts
@@ -56,6 +57,8 @@ struct Dims {
   int64_t qk() const { return nope + rope; }
   int64_t latent() const { return lora + rope; }
   Range SliceOf(int tp_rank) const { return EvenPart(hidden, tp, tp_rank); }
+  Range QaOf(int tp_rank) const { return PanelPart(q_lora, tp, tp_rank); }
+  Range KvaOf(int tp_rank) const { return PanelPart(latent(), tp, tp_rank); }
   Range ExpertColumnsOf(int moe_tp_rank) const { return EvenPart(hidden, moe_tp, moe_tp_rank); }
   Range ExpertWidthOf(int moe_tp_rank) const {
     return EvenPart(moe_intermediate, moe_tp, moe_tp_rank);

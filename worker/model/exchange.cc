@@ -16,15 +16,15 @@ std::string Describe(int op, int tag, int64_t layer, const std::vector<uint32_t>
                       layer, ", ranks {", absl::StrJoin(ranks, ","), "}");
 }
 
-absl::Span<const std::byte> Bytes(const float* data, int64_t count) {
+}  // namespace
+
+absl::Span<const std::byte> FloatBytes(const float* data, int64_t count) {
   return {reinterpret_cast<const std::byte*>(data), static_cast<size_t>(count) * sizeof(float)};
 }
 
-absl::Span<std::byte> MutableBytes(float* data, int64_t count) {
+absl::Span<std::byte> MutableFloatBytes(float* data, int64_t count) {
   return {reinterpret_cast<std::byte*>(data), static_cast<size_t>(count) * sizeof(float)};
 }
-
-}  // namespace
 
 void CopyMatrix(int64_t rows, int64_t cols, const float* a, int64_t lda, float* b, int64_t ldb) {
   for (int64_t r = 0; r < rows; ++r) {
@@ -161,9 +161,9 @@ absl::Status SliceExchange::ReduceToSlice(v1::CollectiveTag tag, int64_t layer, 
     for (int t = 0; t < dims_.tp; ++t) {
       const Range columns = dims_.SliceOf(t);
       CopyMatrix(rows, columns.size(), partial + columns.begin, dims_.hidden, to, columns.size());
-      send[t] = Bytes(to, rows * columns.size());
+      send[t] = FloatBytes(to, rows * columns.size());
       to += rows * columns.size();
-      recv[t] = MutableBytes(received_ + t * rows * width, rows * width);
+      recv[t] = MutableFloatBytes(received_ + t * rows * width, rows * width);
       partials[t] = received_ + t * rows * width;
     }
     RETURN_IF_ERROR(exchange_->AllToAll(Domain::kTp, tag, layer, send, recv));
@@ -186,8 +186,8 @@ absl::Status SliceExchange::AddSlices(v1::CollectiveTag tag, int64_t layer, int6
       bytes[t] = rows * dims_.SliceOf(t).size() * static_cast<int64_t>(sizeof(float));
     }
     RETURN_IF_ERROR(exchange_->AllGather(Domain::kTp, tag, layer,
-                                         Bytes(slice, rows * dims_.slice.size()), bytes,
-                                         MutableBytes(packed_, rows * dims_.hidden)));
+                                         FloatBytes(slice, rows * dims_.slice.size()), bytes,
+                                         MutableFloatBytes(packed_, rows * dims_.hidden)));
     slices = packed_;
   }
   for (int t = 0; t < dims_.tp; ++t) {

@@ -92,6 +92,10 @@ class SliceExchange {
   float* slice_ = nullptr;     // [T, ceil(hidden / tp)]
 };
 
+// `count` floats as the bytes that communicators move.
+absl::Span<const std::byte> FloatBytes(const float* data, int64_t count);
+absl::Span<std::byte> MutableFloatBytes(float* data, int64_t count);
+
 // a[rows, cols] (rows lda apart) to b (rows ldb apart).
 void CopyMatrix(int64_t rows, int64_t cols, const float* a, int64_t lda, float* b, int64_t ldb);
 

@@ -43,16 +43,7 @@ DenseFfnBlock::DenseFfnBlock(const Dims& d, Backend* backend, SliceExchange* sli
 absl::Status DenseFfnBlock::Run(int64_t layer, const PlainTensor& norm, const FfnWeights& w,
                                 int64_t rows, float* h) {
   const Dims& d = dims_;
-  RETURN_IF_ERROR(backend_->RmsNorm({.tokens = rows,
-                                     .width = d.hidden,
-                                     .x = h,
-                                     .ldx = d.hidden,
-                                     .weight = norm.data,
-                                     .weight_type = norm.dtype,
-                                     .eps = d.eps,
-                                     .out = x_,
-                                     .out_type = d.type,
-                                     .ldo = d.hidden}));
+  RETURN_IF_ERROR(Normalise(d, backend_, rows, d.hidden, h, d.hidden, norm, d.eps, x_, d.hidden));
   ASSIGN_OR_RETURN(const Operand x, MakeOperand(d, backend_, rows, d.hidden, x_, d.hidden,
                                                 Fp8First(w.gate, w.up), 0, x_quant_));
   RETURN_IF_ERROR(ffn_.Run(w, rows, x, partial_));

@@ -79,7 +79,7 @@ absl::Status DeepSeekV3::Carve() {
   const int64_t shared = arena.mark();
   embed_.emplace(dims_, plan.model(), plan.layout(), options_.backend, exchange_.get(), arena);
   arena.Reset(shared);
-  mla_.emplace(dims_, options_.backend, &*slices_, RopeTables{cos, sin}, arena);
+  mla_.emplace(dims_, options_.backend, exchange_.get(), &*slices_, RopeTables{cos, sin}, arena);
   bool any_dense = false, any_moe = false;
   for (const LayerWeights& layer : layers_) (layer.is_moe ? any_moe : any_dense) = true;
   if (any_dense) {

@@ -6,6 +6,7 @@
 
 #include "base/check.h"
 #include "base/status.h"
+#include "worker/model/product.h"
 
 namespace whalepod {
 namespace {
@@ -67,16 +68,7 @@ absl::Status HeadBlock::Logits(const PlainTensor& norm, const PackedMatrix& head
     std::memcpy(rows_ + i * d.hidden, h + batch.sample_rows[i].row * d.hidden,
                 d.hidden * sizeof(float));
   }
-  RETURN_IF_ERROR(backend_->RmsNorm({.tokens = s,
-                                     .width = d.hidden,
-                                     .x = rows_,
-                                     .ldx = d.hidden,
-                                     .weight = norm.data,
-                                     .weight_type = norm.dtype,
-                                     .eps = d.eps,
-                                     .out = x_,
-                                     .out_type = d.type,
-                                     .ldo = d.hidden}));
+  RETURN_IF_ERROR(Normalise(d, backend_, s, d.hidden, rows_, d.hidden, norm, d.eps, x_, d.hidden));
   if (d.vocab_ids.size() > 0) {
     RETURN_IF_ERROR(backend_->MatMul({.m = s,
                                       .a = x_,

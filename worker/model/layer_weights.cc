@@ -40,12 +40,13 @@ absl::StatusOr<AttentionWeights> BindAttention(const Dims& d, const WeightMap& w
   if (d.q_lora == 0) {
     ASSIGN_OR_RETURN(w.q, BindMatrix(weights, v1::TENSOR_ROLE_Q, layer, 0, q_width, d.hidden));
   } else {
-    ASSIGN_OR_RETURN(w.q_a, BindMatrix(weights, v1::TENSOR_ROLE_Q_A, layer, 0, d.q_lora, d.hidden));
+    ASSIGN_OR_RETURN(w.q_a,
+                     BindMatrix(weights, v1::TENSOR_ROLE_Q_A, layer, 0, d.q_a.size(), d.hidden));
     ASSIGN_OR_RETURN(w.q_a_norm, BindPlain(weights, v1::TENSOR_ROLE_Q_A_NORM, layer, 1, d.q_lora));
     ASSIGN_OR_RETURN(w.q_b, BindMatrix(weights, v1::TENSOR_ROLE_Q_B, layer, 0, q_width, d.q_lora));
   }
   ASSIGN_OR_RETURN(w.kv_a,
-                   BindMatrix(weights, v1::TENSOR_ROLE_KV_A, layer, 0, d.latent(), d.hidden));
+                   BindMatrix(weights, v1::TENSOR_ROLE_KV_A, layer, 0, d.kv_a.size(), d.hidden));
   ASSIGN_OR_RETURN(w.kv_a_norm, BindPlain(weights, v1::TENSOR_ROLE_KV_A_NORM, layer, 1, d.lora));
   ASSIGN_OR_RETURN(w.k_up,
                    BindHeads(weights, v1::TENSOR_ROLE_KV_B_K, layer, d.heads, d.nope, d.lora));

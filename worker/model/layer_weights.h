@@ -14,10 +14,10 @@ namespace whalepod {
 struct AttentionWeights {
   PlainTensor input_norm;           // [hidden]
   PackedMatrix q;                   // [heads * (nope + rope), hidden]; only if q_lora is 0
-  PackedMatrix q_a;                 // [q_lora, hidden]
+  PackedMatrix q_a;                 // [q_a, hidden]
   PlainTensor q_a_norm;             // [q_lora]
   PackedMatrix q_b;                 // [heads * (nope + rope), q_lora]
-  PackedMatrix kv_a;                // [lora + rope, hidden]
+  PackedMatrix kv_a;                // [kv_a, hidden]
   PlainTensor kv_a_norm;            // [lora]
   std::vector<PackedMatrix> k_up;   // [heads] of [nope, lora]
   std::vector<PackedMatrix> k_upT;  // [heads] of [lora, nope]

@@ -17,9 +17,9 @@ void* At(void* base, DType type, int64_t index) {
 
 }  // namespace
 
-MlaBlock::MlaBlock(const Dims& d, Backend* backend, SliceExchange* slices, RopeTables tables,
-                   ActivationArena& arena)
-    : dims_(d), backend_(backend), slices_(slices), tables_(tables) {
+MlaBlock::MlaBlock(const Dims& d, Backend* backend, ScheduledExchange* exchange,
+                   SliceExchange* slices, RopeTables tables, ActivationArena& arena)
+    : dims_(d), backend_(backend), exchange_(exchange), slices_(slices), tables_(tables) {
   const int64_t t = d.max_tokens;
   const int64_t act = SizeOf(d.type);
   const int64_t absorbed_rows = std::min(t, kAbsorbedRows);
@@ -33,6 +33,10 @@ MlaBlock::MlaBlock(const Dims& d, Backend* backend, SliceExchange* slices, RopeT
   q_raw_ = arena.Take<float>(t * d.heads * d.qk());
   q_ = arena.Take(t * d.heads * d.qk() * act);
   kv_a_ = arena.Take<float>(t * d.latent());
+  if (d.tp > 1) {
+    made_ = arena.Take<float>(t * (d.q_a.size() + d.kv_a.size()));
+    gathered_ = arena.Take<float>(t * (d.q_lora + d.latent()));
+  }
   latent_ = arena.Take(t * d.latent() * act);
   absorbed_ = arena.Take(absorbed_rows * d.heads * d.latent() * act);
   z_ = arena.Take(absorbed_rows * d.heads * d.lora * act);
@@ -50,21 +54,18 @@ absl::Status MlaBlock::Run(int64_t layer, const AttentionWeights& w, const Laten
   const Dims& d = dims_;
   const int64_t t = batch.tokens;
   // x = rmsnorm(h)                                                     [t, hidden]
-  RETURN_IF_ERROR(backend_->RmsNorm({.tokens = t,
-                                     .width = d.hidden,
-                                     .x = h,
-                                     .ldx = d.hidden,
-                                     .weight = w.input_norm.data,
-                                     .weight_type = w.input_norm.dtype,
-                                     .eps = d.eps,
-                                     .out = x_,
-                                     .out_type = d.type,
-                                     .ldo = d.hidden}));
+  RETURN_IF_ERROR(
+      Normalise(d, backend_, t, d.hidden, h, d.hidden, w.input_norm, d.eps, x_, d.hidden));
+  // Where there are more ranks than panels, some make no output of q_a, of kv_a, or of both.
   const PackedMatrix& first = d.q_lora > 0 ? w.q_a : w.q;
-  ASSIGN_OR_RETURN(const Operand x, MakeOperand(d, backend_, t, d.hidden, x_, d.hidden,
-                                                Fp8First(first, w.kv_a), 0, x_quant_));
+  const PackedMatrix& any = first.n == 0 ? w.kv_a : w.kv_a.n == 0 ? first : Fp8First(first, w.kv_a);
+  Operand x{.a = x_, .type = d.type, .lda = d.hidden, .k = d.hidden};
+  if (any.n > 0) {
+    ASSIGN_OR_RETURN(x, MakeOperand(d, backend_, t, d.hidden, x_, d.hidden, any, 0, x_quant_));
+  }
+  RETURN_IF_ERROR(Project(layer, w, x, t));
   RETURN_IF_ERROR(Queries(w, batch, x));
-  RETURN_IF_ERROR(Latents(w, cache, batch, x));
+  RETURN_IF_ERROR(Latents(w, cache, batch));
   RETURN_IF_ERROR(AttendPrompt(w, cache, batch));
   for (int64_t row = batch.prompt_rows; row < t; row += kAbsorbedRows) {
     RETURN_IF_ERROR(AttendGenerated(w, cache, batch, row, std::min(kAbsorbedRows, t - row)));
@@ -78,6 +79,38 @@ absl::Status MlaBlock::Run(int64_t layer, const AttentionWeights& w, const Laten
                               layer, t, partial_, h);
 }
 
+// q_a = W_qa x [t, q_lora] and kv_a = W_kva x [t, lora + rope]: each TP rank makes some of the
+// outputs, all ranks get all of them.
+absl::Status MlaBlock::Project(int64_t layer, const AttentionWeights& w, const Operand& x,
+                               int64_t t) {
+  const Dims& d = dims_;
+  if (d.tp == 1) {
+    if (d.q_lora > 0) RETURN_IF_ERROR(Multiply(backend_, t, x, w.q_a, q_a_, d.q_lora));
+    return Multiply(backend_, t, x, w.kv_a, kv_a_, d.latent());
+  }
+  const int64_t width = d.q_a.size() + d.kv_a.size();
+  if (d.q_a.size() > 0) RETURN_IF_ERROR(Multiply(backend_, t, x, w.q_a, made_, width));
+  if (d.kv_a.size() > 0) {
+    RETURN_IF_ERROR(Multiply(backend_, t, x, w.kv_a, made_ + d.q_a.size(), width));
+  }
+  std::vector<int64_t> bytes(d.tp);
+  for (int r = 0; r < d.tp; ++r) {
+    bytes[r] = t * (d.QaOf(r).size() + d.KvaOf(r).size()) * static_cast<int64_t>(sizeof(float));
+  }
+  RETURN_IF_ERROR(exchange_->AllGather(Domain::kTp, v1::COLLECTIVE_TAG_ATTN_INPUT, layer,
+                                       FloatBytes(made_, t * width), bytes,
+                                       MutableFloatBytes(gathered_, t * (d.q_lora + d.latent()))));
+  const float* from = gathered_;
+  for (int r = 0; r < d.tp; ++r) {
+    const Range q = d.QaOf(r), kv = d.KvaOf(r);
+    const int64_t row = q.size() + kv.size();
+    CopyMatrix(t, q.size(), from, row, q_a_ + q.begin, d.q_lora);
+    CopyMatrix(t, kv.size(), from + q.size(), row, kv_a_ + kv.begin, d.latent());
+    from += t * row;
+  }
+  return absl::OkStatus();
+}
+
 absl::Status MlaBlock::Queries(const AttentionWeights& w, const Batch& batch, const Operand& x) {
   const Dims& d = dims_;
   const int64_t t = batch.tokens;
@@ -86,18 +119,9 @@ absl::Status MlaBlock::Queries(const AttentionWeights& w, const Batch& batch, co
     // q = W_q x                                                        [t, heads, nope + rope]
     RETURN_IF_ERROR(Multiply(backend_, t, x, w.q, q_raw_, width));
   } else {
-    // c_q = rmsnorm(W_qa x);  q = W_qb c_q                             [t, q_lora]
-    RETURN_IF_ERROR(Multiply(backend_, t, x, w.q_a, q_a_, d.q_lora));
-    RETURN_IF_ERROR(backend_->RmsNorm({.tokens = t,
-                                       .width = d.q_lora,
-                                       .x = q_a_,
-                                       .ldx = d.q_lora,
-                                       .weight = w.q_a_norm.data,
-                                       .weight_type = w.q_a_norm.dtype,
-                                       .eps = kLoraNormEps,
-                                       .out = c_q_,
-                                       .out_type = d.type,
-                                       .ldo = d.q_lora}));
+    // c_q = rmsnorm(q_a);  q = W_qb c_q                                [t, q_lora]
+    RETURN_IF_ERROR(Normalise(d, backend_, t, d.q_lora, q_a_, d.q_lora, w.q_a_norm, kLoraNormEps,
+                              c_q_, d.q_lora));
     ASSIGN_OR_RETURN(const Operand c_q,
                      MakeOperand(d, backend_, t, d.q_lora, c_q_, d.q_lora, w.q_b, 0, c_q_quant_));
     RETURN_IF_ERROR(Multiply(backend_, t, c_q, w.q_b, q_raw_, width));
@@ -114,21 +138,12 @@ absl::Status MlaBlock::Queries(const AttentionWeights& w, const Batch& batch, co
 }
 
 absl::Status MlaBlock::Latents(const AttentionWeights& w, const LatentCache& cache,
-                               const Batch& batch, const Operand& x) {
+                               const Batch& batch) {
   const Dims& d = dims_;
   const int64_t t = batch.tokens;
-  // [c, k_r] = W_kva x; cached: [rmsnorm(c), rotated k_r]              [t, lora + rope]
-  RETURN_IF_ERROR(Multiply(backend_, t, x, w.kv_a, kv_a_, d.latent()));
-  RETURN_IF_ERROR(backend_->RmsNorm({.tokens = t,
-                                     .width = d.lora,
-                                     .x = kv_a_,
-                                     .ldx = d.latent(),
-                                     .weight = w.kv_a_norm.data,
-                                     .weight_type = w.kv_a_norm.dtype,
-                                     .eps = kLoraNormEps,
-                                     .out = latent_,
-                                     .out_type = d.type,
-                                     .ldo = d.latent()}));
+  // [c, k_r] = kv_a; cached: [rmsnorm(c), rotated k_r]                 [t, lora + rope]
+  RETURN_IF_ERROR(Normalise(d, backend_, t, d.lora, kv_a_, d.latent(), w.kv_a_norm, kLoraNormEps,
+                            latent_, d.latent()));
   RETURN_IF_ERROR(Rotate(batch, 1, kv_a_ + d.lora, d.latent(), d.rope));
   RETURN_IF_ERROR(backend_->Cast({.rows = t,
                                   .cols = d.rope,

@@ -24,8 +24,8 @@ struct RopeTables {
 // absorbed one. One object serves all layers: it owns the buffers, not the weights.
 class MlaBlock {
  public:
-  MlaBlock(const Dims& dims, Backend* backend, SliceExchange* slices, RopeTables tables,
-           ActivationArena& arena);
+  MlaBlock(const Dims& dims, Backend* backend, ScheduledExchange* exchange, SliceExchange* slices,
+           RopeTables tables, ActivationArena& arena);
 
   // h [tokens, hidden].
   absl::Status Run(int64_t layer, const AttentionWeights& w, const LatentCache& cache,
@@ -35,9 +35,9 @@ class MlaBlock {
   static constexpr int64_t kAbsorbedRows = 256;
 
  private:
+  absl::Status Project(int64_t layer, const AttentionWeights& w, const Operand& x, int64_t tokens);
   absl::Status Queries(const AttentionWeights& w, const Batch& batch, const Operand& x);
-  absl::Status Latents(const AttentionWeights& w, const LatentCache& cache, const Batch& batch,
-                       const Operand& x);
+  absl::Status Latents(const AttentionWeights& w, const LatentCache& cache, const Batch& batch);
   absl::Status AttendPrompt(const AttentionWeights& w, const LatentCache& cache,
                             const Batch& batch);
   absl::Status AttendGenerated(const AttentionWeights& w, const LatentCache& cache,
@@ -47,6 +47,7 @@ class MlaBlock {
 
   const Dims& dims_;
   Backend* backend_;
+  ScheduledExchange* exchange_;
   SliceExchange* slices_;
   RopeTables tables_;
 
@@ -58,6 +59,8 @@ class MlaBlock {
   float* q_raw_ = nullptr;        // [T, heads, nope + rope]
   void* q_ = nullptr;             // [T, heads, nope + rope] activation type, rotated
   float* kv_a_ = nullptr;         // [T, lora + rope]
+  float* made_ = nullptr;         // [T, q_a + kv_a]: this rank's outputs of q_a and kv_a
+  float* gathered_ = nullptr;     // by TP rank [T, its q_a + kv_a]
   void* latent_ = nullptr;        // [T, lora + rope] cache type
   void* absorbed_ = nullptr;      // [kAbsorbedRows, heads, lora + rope] activation type
   void* z_ = nullptr;             // [kAbsorbedRows, heads, lora] activation type

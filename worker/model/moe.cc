@@ -96,16 +96,7 @@ absl::Status MoeBlock::Run(int64_t layer, const PlainTensor& norm, const MoeWeig
                            const Batch& batch, float* h) {
   const Dims& d = dims_;
   const int64_t t = batch.tokens;
-  RETURN_IF_ERROR(backend_->RmsNorm({.tokens = t,
-                                     .width = d.hidden,
-                                     .x = h,
-                                     .ldx = d.hidden,
-                                     .weight = norm.data,
-                                     .weight_type = norm.dtype,
-                                     .eps = d.eps,
-                                     .out = x_,
-                                     .out_type = d.type,
-                                     .ldo = d.hidden}));
+  RETURN_IF_ERROR(Normalise(d, backend_, t, d.hidden, h, d.hidden, norm, d.eps, x_, d.hidden));
   RETURN_IF_ERROR(Route(layer, w, batch, h));
   ASSIGN_OR_RETURN(const Tokens tokens, Dispatch(layer, batch));
   RETURN_IF_ERROR(RunExperts(layer, w, tokens));

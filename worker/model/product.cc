@@ -6,6 +6,21 @@
 
 namespace whalepod {
 
+absl::Status Normalise(const Dims& dims, Backend* backend, int64_t rows, int64_t width,
+                       const float* x, int64_t ldx, const PlainTensor& norm, float eps, void* out,
+                       int64_t ldo) {
+  return backend->RmsNorm({.tokens = rows,
+                           .width = width,
+                           .x = x,
+                           .ldx = ldx,
+                           .weight = norm.data,
+                           .weight_type = norm.dtype,
+                           .eps = eps,
+                           .out = out,
+                           .out_type = dims.type,
+                           .ldo = ldo});
+}
+
 QuantBuffer::QuantBuffer(const Dims& dims, int64_t rows, int64_t k, int64_t segments,
                          ActivationArena& arena)
     : k(k) {

@@ -1,4 +1,5 @@
-// Products as the blocks ask for them: an input, quantised or not as the plan says, times weights.
+// Norms and products as the blocks ask for them: an input, quantised or not as the plan says, times
+// weights.
 #pragma once
 
 #include <cstdint>
@@ -8,8 +9,14 @@
 #include "kernels/ops.h"
 #include "worker/model/arena.h"
 #include "worker/model/dims.h"
+#include "worker/weights/weights.h"
 
 namespace whalepod {
+
+// out = rmsnorm(x) * norm, dense rows of `width` in the activation type; x's rows are ldx apart.
+absl::Status Normalise(const Dims& dims, Backend* backend, int64_t rows, int64_t width,
+                       const float* x, int64_t ldx, const PlainTensor& norm, float eps, void* out,
+                       int64_t ldo);
 
 // Space for the FP8 form of one product's input; empty under W8A16.
 struct QuantBuffer {

@@ -35,6 +35,17 @@ bool ShouldOwn(const v1::ModelSpec& m, const v1::Layout& l, const Place& at, uin
     case v1::TENSOR_ROLE_Q:
     case v1::TENSOR_ROLE_Q_B:
       return r / (m.qk_nope_head_dim() + m.qk_rope_head_dim()) / heads_here == at.tp;
+    case v1::TENSOR_ROLE_Q_A:
+    case v1::TENSOR_ROLE_KV_A: {
+      // Panels of 32 rows; ranks differ by one panel at most, larger ones first.
+      const int64_t panels = (rows + 31) / 32;
+      int64_t next = 0;
+      for (int tp = 0; tp < l.tp(); ++tp) {
+        next += panels / l.tp() + (tp < panels % l.tp() ? 1 : 0);
+        if (r / 32 < next) return tp == at.tp;
+      }
+      return false;
+    }
     case v1::TENSOR_ROLE_KV_B_K:
     case v1::TENSOR_ROLE_KV_B_KT:
       return r / kv_rows / heads_here == at.tp && r % kv_rows < m.qk_nope_head_dim();

@@ -192,6 +192,33 @@ TEST_F(ServerTest, MissingWorkersAreNamed) {
   EXPECT_THAT(std::string(end.message()), HasSubstr("rank 3 (no worker)"));
 }
 
+// Buffers are a matter of threads: the plan follows the workers, or they are refused by name.
+TEST_F(ServerTest, ThePlanHasTheWorkersThreads) {
+  ASSERT_NO_FATAL_FAILURE(Start(Options()));
+  for (int rank = 0; rank < kRanks; ++rank) {
+    FakeWorker::Options worker = Worker(rank);
+    worker.hello.set_threads(rank == 2 ? 5 : 3);
+    workers_.emplace_back(std::move(worker));
+  }
+  WaitState("ready");
+  EXPECT_EQ(server_->plan().runtime().threads_per_rank(), 5);
+  server_->Stop();
+  EXPECT_TRUE(WaitEnd().ok());
+}
+
+TEST_F(ServerTest, AWorkerWithMoreThreadsThanAskedForIsRefused) {
+  ServeOptions options = Options();
+  options.threads_per_rank = 2;
+  ASSERT_NO_FATAL_FAILURE(Start(options));
+  for (int rank = 0; rank < kRanks; ++rank) {
+    FakeWorker::Options worker = Worker(rank);
+    worker.hello.set_threads(rank == 1 ? 3 : 2);
+    workers_.emplace_back(std::move(worker));
+  }
+  EXPECT_THAT(WaitEnd().ToString(), AllOf(HasSubstr("worker w1 computes with 3 threads"),
+                                          HasSubstr("--threads-per-rank is 2")));
+}
+
 TEST_F(ServerTest, StoppedWhileStarting) {
   ASSERT_NO_FATAL_FAILURE(Start(Options()));
   WaitState("starting");

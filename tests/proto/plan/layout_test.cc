@@ -168,9 +168,10 @@ TEST(ScheduleTest, OrderOfTheForwardPass) {
   runtime.set_compute_dtype(v1::DTYPE_BF16);
   const v1::StepSchedule s = ScheduleOf(m, layout, runtime, 3);
   EXPECT_THAT(s.tag(),
-              ElementsAre(v1::COLLECTIVE_TAG_EMBED, v1::COLLECTIVE_TAG_ATTN_PARTIAL,
-                          v1::COLLECTIVE_TAG_ATTN_GATHER, v1::COLLECTIVE_TAG_FFN_PARTIAL,
-                          v1::COLLECTIVE_TAG_FFN_GATHER, v1::COLLECTIVE_TAG_ATTN_PARTIAL,
+              ElementsAre(v1::COLLECTIVE_TAG_EMBED, v1::COLLECTIVE_TAG_ATTN_INPUT,
+                          v1::COLLECTIVE_TAG_ATTN_PARTIAL, v1::COLLECTIVE_TAG_ATTN_GATHER,
+                          v1::COLLECTIVE_TAG_FFN_PARTIAL, v1::COLLECTIVE_TAG_FFN_GATHER,
+                          v1::COLLECTIVE_TAG_ATTN_INPUT, v1::COLLECTIVE_TAG_ATTN_PARTIAL,
                           v1::COLLECTIVE_TAG_ATTN_GATHER, v1::COLLECTIVE_TAG_MOE_DISPATCH,
                           v1::COLLECTIVE_TAG_MOE_ACTIVATION, v1::COLLECTIVE_TAG_MOE_COMBINE,
                           v1::COLLECTIVE_TAG_SHARED_PARTIAL, v1::COLLECTIVE_TAG_MOE_GATHER,
@@ -180,9 +181,9 @@ TEST(ScheduleTest, OrderOfTheForwardPass) {
   EXPECT_THAT(GroupsOfRank(m, layout, 3), ElementsAre(0, 2, 4));
   EXPECT_THAT(GroupsOf(m, layout)[4].ranks(), ElementsAre(2, 3));
   EXPECT_EQ(s.group(0), 2u);
-  EXPECT_EQ(s.bytes_per_token(1), 64u * 4);  // half of the hidden state to one peer
+  EXPECT_EQ(s.bytes_per_token(2), 64u * 4);  // half of the hidden state to one peer
   // Makes columns 64..127 for both DP groups, keeps those of its own slice.
-  EXPECT_EQ(s.bytes_per_token(9), (2 * 64 - 64) * 4u);
+  EXPECT_EQ(s.bytes_per_token(11), (2 * 64 - 64) * 4u);
   EXPECT_EQ(ScheduleOf(m, MakeLayout(1, 1, 1, 1, 8), runtime, 0).op_size(), 0);
 }
 
