@@ -150,20 +150,19 @@ absl::StatusOr<std::unique_ptr<CoordinatorServer>> CoordinatorServer::Start(
   ASSIGN_OR_RETURN(Checkpoint checkpoint, Checkpoint::Open(options.model));
   RETURN_IF_ERROR(checkpoint.CheckScales());
   std::unique_ptr<CoordinatorServer> server(new CoordinatorServer(options, std::move(checkpoint)));
-  server->LoadPieces();
+  server->LoadText();
   RETURN_IF_ERROR(server->MakePlanFor({}));
   RETURN_IF_ERROR(server->Listen());
   return server;
 }
 
 // Token ids are served without it.
-void CoordinatorServer::LoadPieces() {
-  if (!checkpoint_.has_tokenizer) return;
-  absl::StatusOr<PieceTable> pieces = PieceTable::Load(options_.model + "/tokenizer.json");
-  if (pieces.ok()) {
-    pieces_ = std::make_shared<const PieceTable>(*std::move(pieces));
-  } else {
-    spdlog::warn("no text: {}", pieces.status().ToString());
+void CoordinatorServer::LoadText() {
+  text_ = LoadModelText(options_.model);
+  if (text_.tokenizer == nullptr) {
+    spdlog::warn("no text: {}", text_.no_tokenizer);
+  } else if (text_.chat == nullptr) {
+    spdlog::warn("no chat: {}", text_.no_chat);
   }
 }
 
@@ -214,8 +213,7 @@ ServedModel CoordinatorServer::DescribeModel() const {
   }
   model.bos_token_id = static_cast<uint32_t>(plan_.model().bos_token_id());
   model.default_temperature = checkpoint_.defaults.temperature;
-  model.has_tokenizer = checkpoint_.has_tokenizer;
-  model.pieces = pieces_;
+  model.text = text_;
   model.plan_hash = plan_.hash();
   model.layout = LayoutName(plan_.layout());
   if (engine_ != nullptr) model.kv_tokens = engine_->MaxSequenceTokens();

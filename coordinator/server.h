@@ -17,6 +17,7 @@
 #include "coordinator/fleet/fleet.h"
 #include "coordinator/options.h"
 #include "coordinator/sched/engine.h"
+#include "coordinator/text/model_text.h"
 #include "whalepod/v1/plan.pb.h"
 
 namespace whalepod {
@@ -51,7 +52,7 @@ class CoordinatorServer {
  private:
   CoordinatorServer(const ServeOptions& options, Checkpoint checkpoint);
 
-  void LoadPieces();
+  void LoadText();
   absl::Status Listen();
   absl::Status MakePlanFor(const std::vector<v1::Hello>& hellos);
   absl::Status BringUp();
@@ -65,7 +66,7 @@ class CoordinatorServer {
   const ServeOptions options_;
   const Checkpoint checkpoint_;
   v1::ShardingPlan plan_;
-  std::shared_ptr<const PieceTable> pieces_;  // null without a usable tokenizer
+  ModelText text_;
   uint64_t epoch_ = 0;
   std::unique_ptr<EpochStore> epochs_;
 

@@ -11,6 +11,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/host_port.h"
+#include "base/status.h"
 #include "coordinator/api/errors.h"
 #include "coordinator/api/generate_stream.h"
 #include "whalepod/v1/inference.grpc.pb.h"
@@ -22,6 +23,39 @@ constexpr char kServiceName[] = "whalepod.v1.InferenceService";
 constexpr uint32_t kRetryMs = 1000;
 // A prompt of 160k token ids takes half a megabyte.
 constexpr int kMostMessage = 16 << 20;
+
+absl::Status FillTokenize(const ServedModel& model, const v1::TokenizeRequest& request,
+                          v1::TokenizeResponse* response) {
+  RETURN_IF_ERROR(CheckModelName(model, request.model()));
+  if (request.prompt_case() == v1::TokenizeRequest::PROMPT_NOT_SET) {
+    return BadField("prompt", "MISSING", "not set", "text or chat");
+  }
+  ASSIGN_OR_RETURN(const Prompt prompt, request.has_chat()
+                                            ? EncodeChat(model.text, request.chat())
+                                            : EncodeText(model.text, request.text(), AddBos::kNo));
+  response->mutable_token_ids()->mutable_ids()->Assign(prompt.ids.begin(), prompt.ids.end());
+  response->set_text(prompt.text);
+  response->set_max_model_len(model.max_model_len);
+  return absl::OkStatus();
+}
+
+absl::Status FillDetokenize(const ServedModel& model, const v1::DetokenizeRequest& request,
+                            v1::DetokenizeResponse* response) {
+  RETURN_IF_ERROR(CheckModelName(model, request.model()));
+  if (model.text.tokenizer == nullptr) {
+    return absl::FailedPreconditionError(model.text.no_tokenizer);
+  }
+  const std::vector<uint32_t> ids(request.token_ids().ids().begin(),
+                                  request.token_ids().ids().end());
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (ids[i] >= model.vocab_size) {
+      return BadField(absl::StrCat("token_ids[", i, "]"), "OUT_OF_RANGE", absl::StrCat(ids[i]),
+                      absl::StrCat("less than ", model.vocab_size));
+    }
+  }
+  response->set_text(model.text.tokenizer->Decode(ids, SpecialTokens::kKeep));
+  return absl::OkStatus();
+}
 
 class Service final : public v1::InferenceService::CallbackService {
  public:
@@ -47,7 +81,7 @@ class Service final : public v1::InferenceService::CallbackService {
     const Serving serving = Now();
     // What is wrong with the request itself can be told only once the limits are known.
     if (!serving.not_ready.ok()) return GenerateStream::Refuse(NotReady(serving.not_ready));
-    absl::StatusOr<SchedulerRequest> checked = ValidateGenerate(*serving.model, *request);
+    absl::StatusOr<CheckedGenerate> checked = ValidateGenerate(*serving.model, *request);
     if (!checked.ok()) return GenerateStream::Refuse(checked.status());
     std::string id = request->request_id();
     if (id.empty()) {
@@ -55,6 +89,24 @@ class Service final : public v1::InferenceService::CallbackService {
     }
     return GenerateStream::Start(context, serving.engine, *std::move(checked), std::move(id),
                                  *serving.model, options_.clock);
+  }
+
+  grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* context,
+                                     const v1::TokenizeRequest* request,
+                                     v1::TokenizeResponse* response) override {
+    const Serving serving = Now();
+    grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+    reactor->Finish(ToGrpcStatus(FillTokenize(*serving.model, *request, response)));
+    return reactor;
+  }
+
+  grpc::ServerUnaryReactor* Detokenize(grpc::CallbackServerContext* context,
+                                       const v1::DetokenizeRequest* request,
+                                       v1::DetokenizeResponse* response) override {
+    const Serving serving = Now();
+    grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+    reactor->Finish(ToGrpcStatus(FillDetokenize(*serving.model, *request, response)));
+    return reactor;
   }
 
   grpc::ServerUnaryReactor* GetModel(grpc::CallbackServerContext* context,
@@ -75,7 +127,8 @@ class Service final : public v1::InferenceService::CallbackService {
     response->set_bos_token_id(model.bos_token_id);
     response->set_plan_hash(model.plan_hash);
     response->set_layout(model.layout);
-    response->set_has_tokenizer(model.has_tokenizer);
+    response->set_has_tokenizer(model.text.tokenizer != nullptr);
+    response->set_has_chat(model.text.chat != nullptr);
     reactor->Finish(grpc::Status::OK);
     return reactor;
   }

@@ -23,13 +23,16 @@ GenerateStream* GenerateStream::Refuse(const absl::Status& status) {
 }
 
 GenerateStream* GenerateStream::Start(grpc::CallbackServerContext* context, Engine* engine,
-                                      SchedulerRequest request, std::string request_id,
+                                      CheckedGenerate checked, std::string request_id,
                                       const ServedModel& model, const Clock* clock) {
   auto stream = std::make_shared<GenerateStream>(context, engine, clock);
   stream->self_ = stream;
   stream->request_id_ = std::move(request_id);
-  stream->pieces_ = model.pieces;
-  stream->Submit(std::move(request), model.name);
+  stream->tokenizer_ = model.text.tokenizer;
+  if (stream->tokenizer_ != nullptr) {
+    stream->parser_.emplace(stream->tokenizer_, checked.reasoning, SpecialTokens::kSkip);
+  }
+  stream->Submit(std::move(checked.request), model.name);
   return stream.get();
 }
 
@@ -63,7 +66,14 @@ void GenerateStream::OnToken(const v1::SampledToken& token) {
   if (finished_) return;
   v1::GeneratedToken* out = tokens_.mutable_tokens()->add_tokens();
   out->set_token_id(token.token_id());
-  if (pieces_ != nullptr) out->set_piece(pieces_->Piece(token.token_id()));
+  if (parser_.has_value()) {
+    if (!tokenizer_->IsSpecial(token.token_id())) {
+      const absl::string_view piece = tokenizer_->Bytes(token.token_id());
+      out->set_piece(piece.data(), piece.size());
+    }
+    parser_->Add(token.token_id(), spans_);
+    TakeSpansLocked();
+  }
   if (token.has_logprob()) out->set_logprob(token.logprob());
   for (const v1::TopLogprob& top : token.top()) {
     v1::TokenLogprob* best = out->add_top();
@@ -84,6 +94,10 @@ void GenerateStream::OnFinished(v1::FinishReason reason) {
   std::lock_guard lock(mu_);
   if (finished_) return;
   ended_ = true;
+  if (parser_.has_value()) {
+    parser_->Finish(spans_);
+    TakeSpansLocked();
+  }
   v1::GenerateResponse::Finished* finished = last_.mutable_finished();
   finished->set_reason(reason);
   finished->mutable_usage()->set_prompt_tokens(prompt_tokens_);
@@ -97,6 +111,16 @@ void GenerateStream::OnError(const absl::Status& status) {
   ended_ = true;
   end_status_ = ToGrpcStatus(status);
   WriteNextLocked();
+}
+
+void GenerateStream::TakeSpansLocked() {
+  for (const TextSpan& span : spans_) {
+    v1::TextSpan* out = tokens_.mutable_tokens()->add_spans();
+    out->set_kind(span.kind == SpanKind::kReasoning ? v1::SPAN_KIND_REASONING
+                                                    : v1::SPAN_KIND_ANSWER);
+    out->set_text(span.text);
+  }
+  spans_.clear();
 }
 
 void GenerateStream::WriteNextLocked() {

@@ -5,7 +5,9 @@
 
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "base/clock.h"
 #include "coordinator/api/validate.h"
@@ -25,7 +27,7 @@ class GenerateStream final : public grpc::ServerWriteReactor<v1::GenerateRespons
   static GenerateStream* Refuse(const absl::Status& status);
   // Submits `request`; `engine` outlives the call.
   static GenerateStream* Start(grpc::CallbackServerContext* context, Engine* engine,
-                               SchedulerRequest request, std::string request_id,
+                               CheckedGenerate checked, std::string request_id,
                                const ServedModel& model, const Clock* clock);
 
   // Use the factories.
@@ -42,6 +44,8 @@ class GenerateStream final : public grpc::ServerWriteReactor<v1::GenerateRespons
 
  private:
   void Submit(SchedulerRequest request, std::string model);
+  // Moves what the parser let out into the next message.
+  void TakeSpansLocked();
   void WriteNextLocked();
   void FinishLocked(const grpc::Status& status);
   void CancelSequence();
@@ -50,10 +54,12 @@ class GenerateStream final : public grpc::ServerWriteReactor<v1::GenerateRespons
   Engine* const engine_;
   const Clock* const clock_;
   std::string request_id_;
-  std::shared_ptr<const PieceTable> pieces_;  // null without a tokenizer
+  std::shared_ptr<const Tokenizer> tokenizer_;  // null: none
 
   std::mutex mu_;
-  uint64_t sequence_ = 0;  // 0: not with the engine
+  std::optional<ReasoningParser> parser_;  // of a model with a tokenizer
+  std::vector<TextSpan> spans_;            // kept for their memory
+  uint64_t sequence_ = 0;                  // 0: not with the engine
   v1::GenerateResponse started_, writing_, tokens_, last_;
   bool started_due_ = false;
   bool write_in_flight_ = false;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <random>
+#include <utility>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
@@ -25,23 +26,24 @@ uint64_t DrawSeed() {
 }
 
 // A sequence needs room for its prompt and one token more.
-absl::Status CheckPrompt(const ServedModel& model, const v1::GenerateRequest& request) {
-  const auto& ids = request.token_ids().ids();
-  if (ids.empty()) return BadField("prompt.token_ids", "EMPTY", "empty", "at least 1 token");
-  if (static_cast<uint64_t>(ids.size()) >= model.max_model_len) {
-    return BadField("prompt.token_ids", "TOO_LONG", absl::StrCat(ids.size(), " tokens"),
+absl::Status CheckPrompt(const ServedModel& model, const std::string& field,
+                         const std::vector<uint32_t>& ids) {
+  if (ids.empty()) return BadField(field, "EMPTY", "empty", "at least 1 token");
+  const std::string count = absl::StrCat(ids.size(), " tokens");
+  if (ids.size() >= model.max_model_len) {
+    return BadField(field, "TOO_LONG", count,
                     absl::StrCat("at most ", model.max_model_len - 1, " tokens: the context is ",
                                  model.max_model_len, ", output included"));
   }
-  if (static_cast<uint64_t>(ids.size()) >= model.kv_tokens) {
-    return BadField("prompt.token_ids", "TOO_LONG", absl::StrCat(ids.size(), " tokens"),
+  if (ids.size() >= model.kv_tokens) {
+    return BadField(field, "TOO_LONG", count,
                     absl::StrCat("at most ", model.kv_tokens - 1, " tokens: the KV cache holds ",
                                  model.kv_tokens, ", output included"));
   }
-  for (int i = 0; i < ids.size(); ++i) {
+  for (size_t i = 0; i < ids.size(); ++i) {
     if (ids[i] >= model.vocab_size) {
-      return BadField(absl::StrCat("prompt.token_ids[", i, "]"), "OUT_OF_RANGE",
-                      absl::StrCat(ids[i]), absl::StrCat("less than ", model.vocab_size));
+      return BadField(absl::StrCat(field, "[", i, "]"), "OUT_OF_RANGE", absl::StrCat(ids[i]),
+                      absl::StrCat("less than ", model.vocab_size));
     }
   }
   return absl::OkStatus();
@@ -102,34 +104,23 @@ absl::Status CheckModelName(const ServedModel& model, const std::string& name) {
       detail);
 }
 
-absl::StatusOr<SchedulerRequest> ValidateGenerate(const ServedModel& model,
-                                                  const v1::GenerateRequest& request) {
+absl::StatusOr<CheckedGenerate> ValidateGenerate(const ServedModel& model,
+                                                 const v1::GenerateRequest& request) {
   RETURN_IF_ERROR(CheckModelName(model, request.model()));
   const std::string& id = request.request_id();
   if (id.size() > kMostRequestId || !std::all_of(id.begin(), id.end(), absl::ascii_isgraph)) {
     return BadField("request_id", "MALFORMED", id,
                     absl::StrCat("at most ", kMostRequestId, " visible ASCII characters"));
   }
-  switch (request.prompt_case()) {
-    case v1::GenerateRequest::kText: {
-      v1::ErrorDetail detail;
-      detail.set_field("prompt.text");
-      detail.set_reason("NO_TOKENIZER");
-      return WithDetail(
-          absl::FailedPreconditionError("prompt.text cannot be encoded by this deployment: send "
-                                        "prompt.token_ids"),
-          detail);
-    }
-    case v1::GenerateRequest::kTokenIds:
-      break;
-    case v1::GenerateRequest::PROMPT_NOT_SET:
-      return BadField("prompt", "MISSING", "not set", "token_ids or text");
-  }
-  RETURN_IF_ERROR(CheckPrompt(model, request));
-  SchedulerRequest out;
-  RETURN_IF_ERROR(
-      FillSampling(model, request.options(), request.token_ids().ids_size(), &out.sampling));
-  out.prompt.assign(request.token_ids().ids().begin(), request.token_ids().ids().end());
+  ASSIGN_OR_RETURN(Prompt prompt, ReadPrompt(model.text, request));
+  const char* field = request.has_token_ids() ? "prompt.token_ids"
+                      : request.has_text()    ? "prompt.text"
+                                              : "prompt.chat";
+  RETURN_IF_ERROR(CheckPrompt(model, field, prompt.ids));
+  CheckedGenerate out;
+  RETURN_IF_ERROR(FillSampling(model, request.options(), prompt.ids.size(), &out.request.sampling));
+  out.request.prompt = std::move(prompt.ids);
+  out.reasoning = prompt.reasoning;
   return out;
 }
 

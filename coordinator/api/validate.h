@@ -8,8 +8,9 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "coordinator/api/prompt.h"
 #include "coordinator/sched/scheduler.h"
-#include "coordinator/text/pieces.h"
+#include "coordinator/text/model_text.h"
 #include "whalepod/v1/inference.pb.h"
 
 namespace whalepod {
@@ -24,8 +25,7 @@ struct ServedModel {
   std::vector<uint32_t> eos_token_ids;
   uint32_t bos_token_id = 0;
   float default_temperature = 1.0f;
-  bool has_tokenizer = false;
-  std::shared_ptr<const PieceTable> pieces;  // null without a tokenizer
+  ModelText text;
   std::string plan_hash;
   std::string layout;
 };
@@ -33,9 +33,14 @@ struct ServedModel {
 // NOT_FOUND for a name that is neither empty nor the model's.
 absl::Status CheckModelName(const ServedModel& model, const std::string& name);
 
+struct CheckedGenerate {
+  SchedulerRequest request;
+  ReasoningStart reasoning = ReasoningStart::kClosed;  // where the output begins
+};
+
 // INVALID_ARGUMENT names field, value and limit; NOT_FOUND an unknown model; FAILED_PRECONDITION
-// a text prompt, which needs a tokenizer. A missing seed is drawn.
-absl::StatusOr<SchedulerRequest> ValidateGenerate(const ServedModel& model,
-                                                  const v1::GenerateRequest& request);
+// a prompt that needs a tokenizer or a chat template. A missing seed is drawn.
+absl::StatusOr<CheckedGenerate> ValidateGenerate(const ServedModel& model,
+                                                 const v1::GenerateRequest& request);
 
 }  // namespace whalepod

@@ -1,6 +1,12 @@
 #include "coordinator/cli/answer.h"
 
-#include "coordinator/text/pieces.h"
+#include <unistd.h>
+
+#include <cstdio>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "nlohmann/json.hpp"
 
 namespace whalepod {
@@ -27,23 +33,23 @@ const char* NameOf(v1::FinishReason reason) {
   }
 }
 
+void Write(absl::string_view text) {
+  std::fwrite(text.data(), 1, text.size(), stdout);
+  std::fflush(stdout);
+}
+
 }  // namespace
 
 std::string AnswerJson(const Client::Answer& answer, bool with_logprobs) {
-  Utf8Assembler assembler;
-  std::string whole;
   Json ids = Json::array();
   Json logprobs = Json::array();
   for (const v1::GeneratedToken& token : answer.tokens) {
-    whole += assembler.Add(token.piece());
     ids.push_back(token.token_id());
     if (with_logprobs) logprobs.push_back(LogprobOf(token));
   }
-  whole += assembler.Finish();
-  const SplitAnswer split = SplitReasoning(whole);
   const v1::Usage& usage = answer.finished.usage();
-  Json json = {{"text", split.text},
-               {"reasoning", split.reasoning},
+  Json json = {{"text", answer.text},
+               {"reasoning", answer.reasoning},
                {"token_ids", std::move(ids)},
                {"finish_reason", NameOf(answer.finished.reason())},
                {"usage",
@@ -55,5 +61,39 @@ std::string AnswerJson(const Client::Answer& answer, bool with_logprobs) {
   if (with_logprobs) json["logprobs"] = std::move(logprobs);
   return json.dump(-1, ' ', /*ensure_ascii=*/false, Json::error_handler_t::replace);
 }
+
+void AnswerPrinter::Switch(v1::SpanKind kind) {
+  if (kind == kind_) return;
+  const bool reasoned = kind_ == v1::SPAN_KIND_REASONING;
+  if (kind == v1::SPAN_KIND_REASONING) {
+    Write(terminal_ ? "\033[2m" : "<think>");
+  } else if (reasoned) {
+    Write(terminal_ ? "\033[0m\n" : "</think>");
+  }
+  at_beginning_ = terminal_ && reasoned;
+  kind_ = kind;
+}
+
+void AnswerPrinter::Show(const v1::GenerateResponse::Tokens& tokens) {
+  for (const v1::TextSpan& span : tokens.spans()) {
+    Switch(span.kind());
+    absl::string_view text = span.text();
+    if (at_beginning_) text = absl::StripLeadingAsciiWhitespace(text);
+    if (!text.empty()) at_beginning_ = false;
+    Write(text);
+  }
+  if (has_tokenizer_) return;
+  for (const v1::GeneratedToken& token : tokens.tokens()) {
+    Write(absl::StrCat(token.token_id(), " "));
+  }
+}
+
+void AnswerPrinter::End() {
+  if (kind_ == v1::SPAN_KIND_REASONING && terminal_) Write("\033[0m");
+  Write("\n");
+  kind_ = v1::SPAN_KIND_UNSPECIFIED;
+}
+
+bool OnTerminal() { return isatty(STDOUT_FILENO) != 0; }
 
 }  // namespace whalepod

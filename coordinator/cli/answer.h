@@ -10,4 +10,28 @@ namespace whalepod {
 // The line that `generate --json` prints: docs of the keys are in README.md. No newline.
 std::string AnswerJson(const Client::Answer& answer, bool with_logprobs);
 
+// Shows an answer on standard output as it comes. On a terminal reasoning is dim and an empty line
+// sets the answer apart; elsewhere reasoning stands between "<think>" and "</think>". Token ids
+// where the deployment has no tokenizer.
+class AnswerPrinter {
+ public:
+  AnswerPrinter(bool terminal, bool has_tokenizer)
+      : terminal_(terminal), has_tokenizer_(has_tokenizer) {}
+
+  void Show(const v1::GenerateResponse::Tokens& tokens);
+  // Ends the last line, and dimness.
+  void End();
+
+ private:
+  void Switch(v1::SpanKind kind);
+
+  const bool terminal_;
+  const bool has_tokenizer_;
+  v1::SpanKind kind_ = v1::SPAN_KIND_UNSPECIFIED;  // of what was shown last
+  bool at_beginning_ = true;  // of an answer after reasoning: white space there is not shown
+};
+
+// Whether standard output is a terminal.
+bool OnTerminal();
+
 }  // namespace whalepod

@@ -121,7 +121,7 @@ absl::StatusOr<Timing> RunOne(Client& client, const v1::GenerateRequest& request
   Timing timing;
   const auto start = std::chrono::steady_clock::now();
   bool any = false;
-  const auto on_token = [&](const v1::GeneratedToken&) {
+  const auto on_token = [&] {
     const double now = Seconds(std::chrono::steady_clock::now() - start).count();
     if (any) {
       timing.gaps.push_back(now - timing.last);
@@ -131,7 +131,10 @@ absl::StatusOr<Timing> RunOne(Client& client, const v1::GenerateRequest& request
     any = true;
     timing.last = now;
   };
-  RETURN_IF_ERROR(client.Generate(request, on_token).status());
+  const auto on_tokens = [&](const v1::GenerateResponse::Tokens& tokens) {
+    for (int i = 0; i < tokens.tokens_size(); ++i) on_token();
+  };
+  RETURN_IF_ERROR(client.Generate(request, on_tokens).status());
   if (!any) return absl::InternalError("a request ended without a token");
   return timing;
 }

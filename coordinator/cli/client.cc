@@ -62,22 +62,38 @@ absl::Status Client::WaitReady(Duration wait) {
   }
 }
 
-absl::StatusOr<Client::Answer> Client::Generate(
-    const v1::GenerateRequest& request,
-    const std::function<void(const v1::GeneratedToken&)>& on_token) {
+void Canceller::Cancel() {
+  std::lock_guard lock(mu_);
+  if (context_ != nullptr) context_->TryCancel();
+}
+
+void Canceller::Watch(grpc::ClientContext* context) {
+  std::lock_guard lock(mu_);
+  context_ = context;
+}
+
+absl::StatusOr<Client::Answer> Client::Generate(const v1::GenerateRequest& request,
+                                                const OnTokens& on_tokens, Canceller* canceller) {
   grpc::ClientContext context;
+  if (canceller != nullptr) canceller->Watch(&context);
   const auto reader = stub_->Generate(&context, request);
   Answer answer;
   v1::GenerateResponse response;
   while (reader->Read(&response)) {
     if (response.has_started()) answer.started = response.started();
     if (response.has_finished()) answer.finished = response.finished();
+    if (!response.has_tokens()) continue;
+    if (on_tokens) on_tokens(response.tokens());
+    for (const v1::TextSpan& span : response.tokens().spans()) {
+      (span.kind() == v1::SPAN_KIND_REASONING ? answer.reasoning : answer.text) += span.text();
+    }
     for (v1::GeneratedToken& token : *response.mutable_tokens()->mutable_tokens()) {
-      if (on_token) on_token(token);
       answer.tokens.push_back(std::move(token));
     }
   }
-  if (const grpc::Status status = reader->Finish(); !status.ok()) return FromGrpc(status);
+  const grpc::Status status = reader->Finish();
+  if (canceller != nullptr) canceller->Watch(nullptr);
+  if (!status.ok()) return FromGrpc(status);
   return answer;
 }
 

@@ -2,9 +2,11 @@
 #pragma once
 
 #include <grpcpp/channel.h>
+#include <grpcpp/client_context.h>
 
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -14,6 +16,20 @@
 #include "whalepod/v1/inference.grpc.pb.h"
 
 namespace whalepod {
+
+// Ends a call from another thread. One call at a time.
+class Canceller {
+ public:
+  // Cancels the call under way; nothing if there is none.
+  void Cancel();
+
+ private:
+  friend class Client;
+  void Watch(grpc::ClientContext* context);  // null: the call is over
+
+  std::mutex mu_;
+  grpc::ClientContext* context_ = nullptr;
+};
 
 // One deployment's InferenceService. Thread-safe.
 class Client {
@@ -29,11 +45,14 @@ class Client {
   struct Answer {
     v1::GenerateResponse::Started started;
     std::vector<v1::GeneratedToken> tokens;
+    std::string reasoning, text;  // the spans
     v1::GenerateResponse::Finished finished;
   };
-  // Runs one request to its end; `on_token` is called from this thread as tokens come.
-  absl::StatusOr<Answer> Generate(const v1::GenerateRequest& request,
-                                  const std::function<void(const v1::GeneratedToken&)>& on_token);
+  using OnTokens = std::function<void(const v1::GenerateResponse::Tokens&)>;
+  // Runs one request to its end; `on_tokens` is called from this thread as tokens and text come.
+  // CANCELLED if `canceller` says so.
+  absl::StatusOr<Answer> Generate(const v1::GenerateRequest& request, const OnTokens& on_tokens,
+                                  Canceller* canceller = nullptr);
   absl::StatusOr<v1::GetModelResponse> GetModel();
   absl::StatusOr<v1::GetStatusResponse> GetStatus();
 

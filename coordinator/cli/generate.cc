@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/status.h"
@@ -14,7 +15,6 @@
 #include "coordinator/cli/client.h"
 #include "coordinator/cli/commands.h"
 #include "coordinator/cli/prompts.h"
-#include "coordinator/text/pieces.h"
 
 namespace whalepod {
 namespace {
@@ -49,87 +49,65 @@ absl::StatusOr<std::vector<v1::GenerateRequest>> MakeRequests(const Flags& flags
   v1::GenerateRequest base;
   base.set_model(flags.model);
   FillOptions(flags, base.mutable_options());
-  std::vector<v1::GenerateRequest> requests;
-  const auto add = [&](const std::vector<uint32_t>& ids) {
-    requests.push_back(base);
-    requests.back().mutable_token_ids()->mutable_ids()->Assign(ids.begin(), ids.end());
-  };
-  if (!flags.prompt_token_ids.empty()) {
-    ASSIGN_OR_RETURN(const std::vector<uint32_t> ids, ParseTokenIds(flags.prompt_token_ids));
-    add(ids);
-  } else if (flags.prompts.empty()) {
-    base.set_text(flags.prompt);
-    requests.push_back(base);
-  } else {
-    std::ifstream file;
-    const bool standard_input = flags.prompts == "-";
-    if (!standard_input) file.open(flags.prompts);
-    if (!standard_input && !file) {
-      return absl::NotFoundError(flags.prompts + " can't be opened");
+  if (flags.prompts.empty()) {
+    if (flags.prompt_token_ids.empty()) {
+      base.set_text(flags.prompt);
+    } else {
+      ASSIGN_OR_RETURN(const std::vector<uint32_t> ids, ParseTokenIds(flags.prompt_token_ids));
+      base.mutable_token_ids()->mutable_ids()->Assign(ids.begin(), ids.end());
     }
-    ASSIGN_OR_RETURN(const auto prompts,
-                     ReadPrompts(standard_input ? std::cin : file, flags.prompts));
-    for (const std::vector<uint32_t>& ids : prompts) add(ids);
+    return std::vector<v1::GenerateRequest>{base};
   }
+  std::ifstream file;
+  const bool standard_input = flags.prompts == "-";
+  if (!standard_input) file.open(flags.prompts);
+  if (!standard_input && !file) return absl::NotFoundError(flags.prompts + " can't be opened");
+  ASSIGN_OR_RETURN(std::vector<v1::GenerateRequest> requests,
+                   ReadPrompts(standard_input ? std::cin : file, flags.prompts));
+  for (v1::GenerateRequest& request : requests) request.MergeFrom(base);
   return requests;
 }
 
-// Shows pieces as they come, or ids where the deployment has no tokenizer.
-class Printer {
- public:
-  void Token(const v1::GeneratedToken& token) {
-    if (!has_text_ && token.piece().empty()) {
-      ids_ += (ids_.empty() ? "" : " ") + std::to_string(token.token_id());
-      return;
-    }
-    has_text_ = true;
-    Write(assembler_.Add(token.piece()));
-  }
-  void End() {
-    Write(has_text_ ? assembler_.Finish() : ids_);
-    if (has_text_ || !ids_.empty()) Write("\n");
-  }
-
- private:
-  static void Write(const std::string& text) {
-    std::fwrite(text.data(), 1, text.size(), stdout);
-    std::fflush(stdout);
-  }
-
-  Utf8Assembler assembler_;
-  bool has_text_ = false;
-  std::string ids_;
-};
-
-int Print(const Flags& flags, const absl::StatusOr<Client::Answer>& answer) {
+// What one answer adds to standard output when it is whole.
+int Print(const Flags& flags, bool has_tokenizer, const absl::StatusOr<Client::Answer>& answer) {
   if (!answer.ok()) return ReportError(answer.status());
   if (flags.json) {
     std::printf("%s\n", AnswerJson(*answer, flags.logprobs.has_value()).c_str());
-  } else {
-    Printer printer;
-    for (const v1::GeneratedToken& token : answer->tokens) printer.Token(token);
-    printer.End();
+    std::fflush(stdout);
+    return 0;
   }
-  std::fflush(stdout);
+  AnswerPrinter printer(OnTerminal(), has_tokenizer);
+  v1::GenerateResponse::Tokens all;
+  all.mutable_tokens()->Add(answer->tokens.begin(), answer->tokens.end());
+  const std::pair<v1::SpanKind, const std::string*> spans[] = {
+      {v1::SPAN_KIND_REASONING, &answer->reasoning}, {v1::SPAN_KIND_ANSWER, &answer->text}};
+  for (const auto& [kind, text] : spans) {
+    if (text->empty()) continue;
+    v1::TextSpan* span = all.add_spans();
+    span->set_kind(kind);
+    span->set_text(*text);
+  }
+  printer.Show(all);
+  printer.End();
   return 0;
 }
 
-// One request whose pieces are shown while they come.
-int GenerateLive(Client& client, const v1::GenerateRequest& request) {
-  Printer printer;
-  const absl::StatusOr<Client::Answer> answer =
-      client.Generate(request, [&](const v1::GeneratedToken& token) { printer.Token(token); });
-  printer.End();
+// One request whose text is shown while it comes.
+int GenerateLive(Client& client, bool has_tokenizer, const v1::GenerateRequest& request) {
+  AnswerPrinter printer(OnTerminal(), has_tokenizer);
+  const absl::StatusOr<Client::Answer> answer = client.Generate(
+      request, [&](const v1::GenerateResponse::Tokens& tokens) { printer.Show(tokens); });
+  if (answer.ok() || OnTerminal()) printer.End();
   return answer.ok() ? 0 : ReportError(answer.status());
 }
 
 // Many requests, answered in order; an error of one doesn't stop the others.
-int GenerateAll(const Flags& flags, Client& client,
+int GenerateAll(const Flags& flags, Client& client, bool has_tokenizer,
                 const std::vector<v1::GenerateRequest>& requests) {
   std::deque<std::future<absl::StatusOr<Client::Answer>>> under_way;
   int exit = 0;
   const auto print_first = [&] {
-    const int status = Print(flags, under_way.front().get());
+    const int status = Print(flags, has_tokenizer, under_way.front().get());
     if (status != 0) exit = status;
     under_way.pop_front();
   };
@@ -149,8 +127,13 @@ int Generate(const Flags& flags) {
   const absl::Status ready = client.WaitReady(
       std::chrono::duration_cast<Duration>(std::chrono::duration<double>(flags.wait)));
   if (!ready.ok()) return ReportError(ready);
-  if (requests->size() == 1 && !flags.json) return GenerateLive(client, requests->front());
-  return GenerateAll(flags, client, *requests);
+  const absl::StatusOr<v1::GetModelResponse> model = client.GetModel();
+  if (!model.ok()) return ReportError(model.status());
+  const bool has_tokenizer = model->has_tokenizer();
+  if (requests->size() == 1 && !flags.json) {
+    return GenerateLive(client, has_tokenizer, requests->front());
+  }
+  return GenerateAll(flags, client, has_tokenizer, *requests);
 }
 
 }  // namespace
@@ -163,10 +146,10 @@ void AddGenerate(CLI::App& app, CommandRun& run) {
       ->capture_default_str();
   command->add_option("--model", flags->model, "name of the model; default the one served");
   CLI::Option_group* prompt = command->add_option_group("prompt");
-  prompt->add_option("--prompt", flags->prompt, "raw text");
+  prompt->add_option("--prompt", flags->prompt, "raw text, after the begin-of-sequence token");
   prompt->add_option("--prompt-token-ids", flags->prompt_token_ids, "token ids: 1,2,3");
   prompt->add_option("--prompts", flags->prompts,
-                     "JSON lines with prompt_token_ids; - is standard input");
+                     "JSON lines with messages, prompt or prompt_token_ids; - is standard input");
   prompt->require_option(1);
   command->add_option("--max-tokens", flags->max_tokens, "most tokens to generate");
   command->add_option("--temperature", flags->temperature, "0 is greedy");

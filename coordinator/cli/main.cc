@@ -9,6 +9,7 @@ int main(int argc, char** argv) {
   whalepod::AddServe(app, run);
   whalepod::AddPlan(app, run);
   whalepod::AddGenerate(app, run);
+  whalepod::AddChat(app, run);
   whalepod::AddStatus(app, run);
   whalepod::AddBench(app, run);
   try {

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # From a fresh Debian 12 to an answer: installs packages, builds, serves the bundled model on four
-# workers of this machine (tensor and expert parallel), asks it a question and shows the pieces of
-# the answer as they come. Leaves nothing running. As root, or with sudo.
+# workers of this machine (tensor and expert parallel), asks it a question and shows its
+# thinking and its answer as they come. Leaves nothing running. As root, or with sudo.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -32,7 +32,7 @@ until endpoint=$(sed -n 's/^ready: .* clients on //p' "$log") && [ -n "$endpoint
 done
 cat "$log" >&2
 
-# R1's chat template around "What is 1236 plus 2199?", ending in "<think>\n".
-echo "> What is 1236 plus 2199?"
-build/bin/whalepod generate --endpoint "$endpoint" --temperature 0 --max-tokens 200 \
-  --prompt-token-ids 0,494,340,280,223,19,20,21,24,393,223,20,19,27,27,33,495,489,201
+question="What is 1236 plus 2199?"
+echo "> $question"
+echo "{\"messages\": [{\"role\": \"user\", \"content\": \"$question\"}]}" |
+  build/bin/whalepod generate --endpoint "$endpoint" --temperature 0 --max-tokens 200 --prompts -

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import unittest
 
@@ -43,11 +44,31 @@ class ServeTest(unittest.TestCase):
     def tearDownClass(cls):
         cls.deployment.__exit__()
 
-    def run_cli(self, *args):
+    def test_ctrl_c_ends_one_answer(self):
+        port = self.deployment.process.wait_line(r"ready.*?127\.0\.0\.1:(\d+)").group(1)
+        chat = subprocess.Popen(
+            [BIN / "whalepod", "chat", "--endpoint", f"127.0.0.1:{port}", "--temperature", "2", "--seed", "3",
+             "--max-tokens", "4000"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        try:
+            chat.stdin.write("What is 1236 plus 2199?\n")
+            chat.stdin.flush()
+            chat.stdout.read(1)  # the answer is under way
+            chat.send_signal(signal.SIGINT)
+            chat.stdin.write("/exit\n")
+            chat.stdin.flush()
+            self.assertEqual(chat.wait(PATIENCE), 0)
+        finally:
+            chat.kill()
+            chat.wait()
+            chat.stdin.close()
+            chat.stdout.close()
+        self.client.wait_status("free", lambda s: s.running == s.waiting == s.kv_blocks_used == 0)
+
+    def run_cli(self, *args, stdin=None):
         port = self.deployment.process.wait_line(r"ready.*?127\.0\.0\.1:(\d+)").group(1)
         return subprocess.run(
             [BIN / "whalepod", *map(str, args), "--endpoint", f"127.0.0.1:{port}"],
-            capture_output=True, text=True, timeout=PATIENCE, check=False)
+            capture_output=True, text=True, timeout=PATIENCE, check=False, input=stdin)
 
     def test_goldens_through_four_workers(self):
         transcripts = goldens()
@@ -88,9 +109,39 @@ class ServeTest(unittest.TestCase):
                 self.assertEqual(caught.exception.code().name, status)
                 self.assertIn(field, caught.exception.details())
                 self.assertIn(field.encode(), error_details(caught.exception))
-        with self.assertRaises(grpc.RpcError) as caught:
-            list(self.client.stub.Generate(inference_pb2.GenerateRequest(text="hello"), timeout=PATIENCE))
-        self.assertEqual(caught.exception.code(), grpc.StatusCode.FAILED_PRECONDITION)
+        chats = [[], [("robot", "hi")], [("user", None)]]
+        for messages in chats:
+            with self.subTest(messages=messages), self.assertRaises(grpc.RpcError) as caught:
+                self.ask(messages)
+            self.assertEqual(caught.exception.code(), grpc.StatusCode.INVALID_ARGUMENT)
+            self.assertIn("prompt.chat", caught.exception.details())
+
+    def ask(self, messages):
+        """Reasoning and answer to a conversation of (role, content), greedy."""
+        request = inference_pb2.GenerateRequest(chat=inference_pb2.Chat())
+        for role, content in messages:
+            request.chat.messages.add(role=role, content=content)
+        request.options.temperature = 0
+        request.options.max_tokens = 300
+        parts = {inference_pb2.SPAN_KIND_REASONING: "", inference_pb2.SPAN_KIND_ANSWER: ""}
+        for response in self.client.stub.Generate(request, timeout=PATIENCE):
+            for span in response.tokens.spans:
+                parts[span.kind] += span.text
+        return tuple(parts.values())
+
+    def test_a_chat_reasons_and_answers(self):
+        reasoning, answer = self.ask([("user", "What is 1236 plus 2199?")])
+        self.assertTrue(reasoning.startswith("Line up: 1236+2199."), reasoning)
+        self.assertEqual(answer.strip(), "The answer is \\boxed{3435}.")
+        self.assertNotIn("think>", reasoning + answer)
+
+    def test_tokenize_and_detokenize(self):
+        stub, request = self.client.stub, inference_pb2.TokenizeRequest()
+        request.chat.messages.add(role="user", content="What is 1236 plus 2199?")
+        tokens = stub.Tokenize(request, timeout=PATIENCE)
+        self.assertEqual(list(tokens.token_ids.ids), question(1236, 2199))
+        text = stub.Detokenize(inference_pb2.DetokenizeRequest(token_ids=tokens.token_ids), timeout=PATIENCE)
+        self.assertEqual(text.text, tokens.text)
 
     def test_seeded_runs_repeat_and_seeds_differ(self):
         uncertain = [0] + [100 + i for i in range(40)]  # nothing the model was trained on
@@ -131,6 +182,18 @@ class ServeTest(unittest.TestCase):
         self.assertEqual([len(p["top"]) for p in parsed["logprobs"]], [2] * len(parsed["token_ids"]))
         shown = self.run_cli("generate", "--prompt-token-ids", ids, "--temperature", 0)
         self.assertIn("3435", shown.stdout)
+        lines = [{"messages": [{"role": "user", "content": "What is 1236 plus 2199?"}]},
+                 {"prompt_token_ids": question(1236, 2199)}]
+        answers = self.run_cli("generate", "--prompts", "-", "--temperature", 0, "--json",
+                               stdin="\n".join(map(json.dumps, lines)))
+        answers = [json.loads(line) for line in answers.stdout.splitlines()]
+        self.assertEqual(len(answers), 2)
+        self.assertEqual({a["text"] for a in answers}, {parsed["text"]})
+        self.assertEqual({a["reasoning"] for a in answers}, {parsed["reasoning"]})
+        chat = self.run_cli("chat", "--temperature", 0, "--max-tokens", 300,
+                            stdin="What is 1236 plus 2199?\n\n/new\nWhat is 12 plus 7?\n/exit\nunread\n")
+        self.assertEqual(chat.returncode, 0, chat.stderr)
+        self.assertEqual(re.findall(r"boxed\{(\d+)\}", chat.stdout), ["3435", "19"])
         status = self.run_cli("status")
         self.assertEqual(status.returncode, 0, status.stderr)
         self.assertIn("ready", status.stdout)

@@ -82,6 +82,7 @@ class ApiServerTest : public ::testing::Test {
   struct Answer {
     v1::GenerateResponse::Started started;
     std::vector<uint32_t> tokens;
+    std::string reasoning, text;
     v1::GenerateResponse::Finished finished;
     grpc::Status status;
   };
@@ -94,6 +95,9 @@ class ApiServerTest : public ::testing::Test {
       if (response.has_started()) answer.started = response.started();
       for (const auto& token : response.tokens().tokens())
         answer.tokens.push_back(token.token_id());
+      for (const auto& span : response.tokens().spans()) {
+        (span.kind() == v1::SPAN_KIND_REASONING ? answer.reasoning : answer.text) += span.text();
+      }
       if (response.has_finished()) answer.finished = response.finished();
     }
     answer.status = reader->Finish();
@@ -200,6 +204,48 @@ TEST_F(ApiServerTest, StreamsTokensThenUsage) {
   EXPECT_EQ(answer.finished.usage().prompt_tokens(), 5u);
   EXPECT_EQ(answer.finished.usage().completion_tokens(), 9u);
   EXPECT_FALSE(Generate(Request(7, 1)).started.request_id().empty());
+}
+
+// The simulated ranks answer with arbitrary ids: what is shown is what the tokenizer says of them.
+TEST_F(ApiServerTest, TextComesInSpans) {
+  model_.text = LoadModelText(WHALEPOD_MODELS_DIR "/r1-draft");
+  model_.vocab_size = 1000;
+  server_->SetReady(model_, engine_.get());
+  v1::GenerateRequest request = Request(7, 40);
+  request.mutable_chat()->add_messages()->set_role("user");
+  request.mutable_chat()->mutable_messages(0)->set_content("What is 1 plus 2?");
+  const Answer answer = Generate(request);
+  ASSERT_TRUE(answer.status.ok()) << answer.status.error_message();
+  ASSERT_EQ(answer.tokens.size(), 40u);
+  EXPECT_EQ(std::count(answer.tokens.begin(), answer.tokens.end(), 490u), 0);  // no </think>
+  EXPECT_EQ(answer.text, "");
+  EXPECT_EQ(answer.reasoning, model_.text.tokenizer->Decode(answer.tokens, SpecialTokens::kSkip));
+  EXPECT_FALSE(answer.reasoning.empty());
+}
+
+TEST_F(ApiServerTest, TokenizeAndDetokenize) {
+  model_.text = LoadModelText(WHALEPOD_MODELS_DIR "/r1-draft");
+  server_->SetReady(model_, engine_.get());
+  grpc::ClientContext context;
+  v1::TokenizeRequest tokenize;
+  tokenize.mutable_chat()->add_messages()->set_role("user");
+  tokenize.mutable_chat()->mutable_messages(0)->set_content("1+2");
+  v1::TokenizeResponse tokens;
+  ASSERT_TRUE(stub_->Tokenize(&context, tokenize, &tokens).ok());
+  EXPECT_EQ(tokens.max_model_len(), 200u);
+  grpc::ClientContext second;
+  v1::DetokenizeRequest detokenize;
+  *detokenize.mutable_token_ids() = tokens.token_ids();
+  v1::DetokenizeResponse text;
+  ASSERT_TRUE(stub_->Detokenize(&second, detokenize, &text).ok());
+  EXPECT_EQ(text.text(), tokens.text());
+  grpc::ClientContext third;
+  detokenize.mutable_token_ids()->add_ids(1000);
+  const grpc::Status bad = stub_->Detokenize(&third, detokenize, &text);
+  EXPECT_EQ(bad.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  grpc::ClientContext fourth;
+  EXPECT_EQ(stub_->Tokenize(&fourth, v1::TokenizeRequest(), &tokens).error_code(),
+            grpc::StatusCode::INVALID_ARGUMENT);
 }
 
 TEST_F(ApiServerTest, ManyClientsAtOnce) {

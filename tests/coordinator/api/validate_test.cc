@@ -60,19 +60,20 @@ TEST(Validate, AColdTemperatureIsGreedy) {
     request.mutable_options()->set_temperature(cold);
     const auto checked = ValidateGenerate(Model(), request);
     ASSERT_TRUE(checked.ok()) << checked.status();
-    EXPECT_EQ(checked->sampling.temperature(), 0.0f) << cold;
+    EXPECT_EQ(checked->request.sampling.temperature(), 0.0f) << cold;
   }
 }
 
 TEST(Validate, FillsDefaults) {
   auto request = ValidateGenerate(Model(), Request());
   ASSERT_TRUE(request.ok()) << request.status();
-  EXPECT_EQ(request->prompt, (std::vector<uint32_t>{0, 1, 2}));
-  EXPECT_FLOAT_EQ(request->sampling.temperature(), 0.6f);
-  EXPECT_EQ(request->sampling.max_tokens(), 47u);
-  EXPECT_EQ(request->sampling.logprobs(), -1);
-  EXPECT_FALSE(request->sampling.ignore_eos());
-  EXPECT_NE(request->sampling.seed(), ValidateGenerate(Model(), Request())->sampling.seed());
+  EXPECT_EQ(request->request.prompt, (std::vector<uint32_t>{0, 1, 2}));
+  EXPECT_FLOAT_EQ(request->request.sampling.temperature(), 0.6f);
+  EXPECT_EQ(request->request.sampling.max_tokens(), 47u);
+  EXPECT_EQ(request->request.sampling.logprobs(), -1);
+  EXPECT_FALSE(request->request.sampling.ignore_eos());
+  EXPECT_NE(request->request.sampling.seed(),
+            ValidateGenerate(Model(), Request())->request.sampling.seed());
 }
 
 TEST(Validate, KeepsWhatIsAsked) {
@@ -86,12 +87,12 @@ TEST(Validate, KeepsWhatIsAsked) {
   request.mutable_options()->add_stop_token_ids(99);
   auto checked = ValidateGenerate(Model(), request);
   ASSERT_TRUE(checked.ok()) << checked.status();
-  EXPECT_EQ(checked->sampling.temperature(), 0.0f);
-  EXPECT_EQ(checked->sampling.seed(), 0u);
-  EXPECT_EQ(checked->sampling.max_tokens(), 47u);
-  EXPECT_EQ(checked->sampling.logprobs(), 0);
-  EXPECT_TRUE(checked->sampling.ignore_eos());
-  EXPECT_EQ(checked->sampling.stop_token_ids(0), 99u);
+  EXPECT_EQ(checked->request.sampling.temperature(), 0.0f);
+  EXPECT_EQ(checked->request.sampling.seed(), 0u);
+  EXPECT_EQ(checked->request.sampling.max_tokens(), 47u);
+  EXPECT_EQ(checked->request.sampling.logprobs(), 0);
+  EXPECT_TRUE(checked->request.sampling.ignore_eos());
+  EXPECT_EQ(checked->request.sampling.stop_token_ids(0), 99u);
 }
 
 TEST(Validate, NamesTheField) {
@@ -136,7 +137,7 @@ TEST(Validate, LongerThanAllKv) {
   const absl::Status status = ValidateGenerate(model, Request(20)).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(Detail(status).limit(), HasSubstr("the KV cache holds 20"));
-  EXPECT_EQ(ValidateGenerate(model, Request(19))->sampling.max_tokens(), 1u);
+  EXPECT_EQ(ValidateGenerate(model, Request(19))->request.sampling.max_tokens(), 1u);
 }
 
 TEST(Validate, OtherRefusals) {

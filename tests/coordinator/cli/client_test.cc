@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <thread>
 
 #include "coordinator/cli/answer.h"
 #include "nlohmann/json.hpp"
@@ -33,7 +34,7 @@ class FakeService : public v1::InferenceService::Service {
     response->set_message("rank 1 loads");
     return grpc::Status::OK;
   }
-  grpc::Status Generate(grpc::ServerContext*, const v1::GenerateRequest* request,
+  grpc::Status Generate(grpc::ServerContext* context, const v1::GenerateRequest* request,
                         grpc::ServerWriter<v1::GenerateResponse>* writer) override {
     v1::GenerateResponse response;
     response.mutable_started()->set_seed(5);
@@ -44,10 +45,15 @@ class FakeService : public v1::InferenceService::Service {
       token->set_token_id(id);
       token->set_logprob(-0.25f);
       token->add_top()->set_token_id(id + 1);
-      // "é" in two tokens; what comes before "</think>" is reasoning.
-      token->set_piece(id == 1 ? "\xC3" : id == 2 ? "\xA9" : "</think>so");
+      // "é" in two tokens, then the answer.
+      if (id > 1) {
+        v1::TextSpan* span = response.mutable_tokens()->add_spans();
+        span->set_kind(id == 2 ? v1::SPAN_KIND_REASONING : v1::SPAN_KIND_ANSWER);
+        span->set_text(id == 2 ? "\xC3\xA9" : "so");
+      }
       writer->Write(response);
     }
+    while (endless && !context->IsCancelled()) std::this_thread::yield();
     if (fail_after_tokens) return grpc::Status(grpc::StatusCode::UNAVAILABLE, "rank 3 is lost");
     response.Clear();
     response.mutable_finished()->set_reason(v1::FINISH_REASON_LENGTH);
@@ -60,6 +66,7 @@ class FakeService : public v1::InferenceService::Service {
   int not_ready_for = 0;
   std::string state = "starting";
   bool fail_after_tokens = false;
+  bool endless = false;
 
  private:
   int port_ = 0;
@@ -90,8 +97,8 @@ TEST(ClientTest, AnswerIsShownAsJson) {
   for (const uint32_t id : {1, 2, 3}) request.mutable_token_ids()->add_ids(id);
   std::vector<uint32_t> live;
   const absl::StatusOr<Client::Answer> answer =
-      Client(service.endpoint()).Generate(request, [&](const v1::GeneratedToken& token) {
-        live.push_back(token.token_id());
+      Client(service.endpoint()).Generate(request, [&](const v1::GenerateResponse::Tokens& tokens) {
+        for (const v1::GeneratedToken& token : tokens.tokens()) live.push_back(token.token_id());
       });
   ASSERT_TRUE(answer.ok()) << answer.status();
   EXPECT_THAT(live, ::testing::ElementsAre(1u, 2u, 3u));
@@ -106,6 +113,40 @@ TEST(ClientTest, AnswerIsShownAsJson) {
   EXPECT_EQ(json["logprobs"][1]["logprob"], -0.25);
   EXPECT_EQ(json["logprobs"][1]["top"][0]["token_id"], 3);
   EXPECT_FALSE(Json::parse(AnswerJson(*answer, false)).contains("logprobs"));
+}
+
+TEST(ClientTest, ACallCanBeCancelledFromAnotherThread) {
+  FakeService service;
+  service.endless = true;
+  v1::GenerateRequest request;
+  request.mutable_token_ids()->add_ids(2);
+  Canceller canceller;
+  canceller.Cancel();  // nothing under way: nothing happens
+  const absl::Status status =
+      Client(service.endpoint())
+          .Generate(
+              request, [&](const auto&) { std::thread([&] { canceller.Cancel(); }).join(); },
+              &canceller)
+          .status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kCancelled);
+}
+
+TEST(AnswerPrinterTest, ReasoningIsSetApart) {
+  const auto show = [](bool terminal) {
+    v1::GenerateResponse::Tokens tokens;
+    for (const auto& [kind, text] :
+         {std::pair(v1::SPAN_KIND_REASONING, "2+2"), std::pair(v1::SPAN_KIND_ANSWER, "\n\n4")}) {
+      tokens.add_spans()->set_kind(kind);
+      tokens.mutable_spans(tokens.spans_size() - 1)->set_text(text);
+    }
+    ::testing::internal::CaptureStdout();
+    AnswerPrinter printer(terminal, /*has_tokenizer=*/true);
+    printer.Show(tokens);
+    printer.End();
+    return ::testing::internal::GetCapturedStdout();
+  };
+  EXPECT_EQ(show(false), "<think>2+2</think>\n\n4\n");
+  EXPECT_EQ(show(true), "\033[2m2+2\033[0m\n4\n");
 }
 
 TEST(ClientTest, ErrorAfterTokensIsTheAnswer) {

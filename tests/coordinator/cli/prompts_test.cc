@@ -20,36 +20,49 @@ TEST(ParseTokenIdsTest, ListsOfNumbers) {
   }
 }
 
-absl::StatusOr<std::vector<std::vector<uint32_t>>> Read(const std::string& text) {
+absl::StatusOr<std::vector<v1::GenerateRequest>> Read(const std::string& text) {
   std::istringstream in(text);
   return ReadPrompts(in, "p.jsonl");
 }
 
 TEST(ReadPromptsTest, OneALine) {
-  const auto prompts = Read("{\"prompt_token_ids\": [1, 2]}\n\n{\"prompt_token_ids\":[3]}");
-  ASSERT_TRUE(prompts.ok()) << prompts.status();
-  EXPECT_THAT(*prompts, ElementsAre(ElementsAre(1u, 2u), ElementsAre(3u)));
+  const auto good = Read(
+      "{\"prompt_token_ids\": [1, 2], \"answer\": \"not ours\"}\n\n{\"prompt\":\"h\"}\n"
+      "{\"messages\":[{\"role\":\"system\",\"content\":\"s\"},{\"role\":\"assistant\","
+      "\"content\":null,\"tool_calls\":[{\"function\":{\"name\":\"f\",\"arguments\":\"{}\"}}]}]}");
+  ASSERT_TRUE(good.ok()) << good.status();
+  ASSERT_EQ(good->size(), 3u);
+  EXPECT_THAT((*good)[0].token_ids().ids(), ElementsAre(1u, 2u));
+  EXPECT_EQ((*good)[1].text(), "h");
+  const v1::Chat& chat = (*good)[2].chat();
+  ASSERT_EQ(chat.messages_size(), 2);
+  EXPECT_EQ(chat.messages(0).content(), "s");
+  EXPECT_FALSE(chat.messages(1).has_content());
+  EXPECT_EQ(chat.messages(1).tool_calls(0).name(), "f");
+  EXPECT_EQ(chat.messages(1).tool_calls(0).type(), "function");
 }
 
 TEST(ReadPromptsTest, BadLinesAreNamed) {
   const std::pair<const char*, const char*> cases[] = {
       {"{\"prompt_token_ids\":[1]}\n[]", "p.jsonl:2: not a JSON object"},
-      {"{}", "p.jsonl:1: \"prompt_token_ids\" is not an array"},
+      {"{}", "p.jsonl:1: 0 of"},
+      {"{\"prompt_token_ids\":1}", "\"prompt_token_ids\" is not an array: 1"},
       {"{\"prompt_token_ids\":[1.5]}", "token id 1.5"},
       {"{\"prompt_token_ids\":[-1]}", "token id -1"},
       {"{\"prompt_token_ids\":[4294967296]}", "token id 4294967296"},
-      {"{\"prompt_token_ids\":[1],\"x\":2}", "unknown key \"x\""},
+      {"{\"prompt_token_ids\":[1],\"prompt\":\"x\"}", "2 of"},
+      {"{\"prompt\":7}", "\"prompt\" is not a string: 7"},
+      {"{\"messages\":{}}", "\"messages\" is not an array"},
+      {"{\"messages\":[3]}", "\"messages[0]\" is not an object"},
+      {"{\"messages\":[{\"content\":\"x\"}]}", "\"messages[0].role\" is not a string"},
+      {"{\"messages\":[{\"role\":\"user\",\"content\":[]}]}", "\"messages[0].content\""},
+      {"{\"messages\":[{\"role\":\"user\",\"tool_calls\":[{}]}]}",
+       "\"messages[0].tool_calls[0].function\" is not an object"},
   };
   for (const auto& [text, message] : cases) {
     const absl::Status status = Read(text).status();
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << text;
     EXPECT_THAT(std::string(status.message()), HasSubstr(message));
-  }
-}
-
-TEST(ReadPromptsTest, TextNeedsATokenizer) {
-  for (const char* text : {"{\"messages\":[]}", "{\"prompt\":\"hi\"}"}) {
-    EXPECT_EQ(Read(text).status().code(), absl::StatusCode::kFailedPrecondition) << text;
   }
 }
 
