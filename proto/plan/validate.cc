@@ -264,6 +264,7 @@ absl::Status ValidatePlan(const v1::ShardingPlan& plan) {
 }
 
 absl::Status ValidatePlanPart(const v1::PlanPart& part) {
+  RETURN_IF_ERROR(CheckPlanPart(part));
   const v1::ShardingPlan& header = part.header();
   RETURN_IF_ERROR(CheckHeader(header, part.rank_hashes_size()));
   RETURN_IF_ERROR(CheckGroups(header));
@@ -275,8 +276,7 @@ absl::Status ValidatePlanPart(const v1::PlanPart& part) {
   RETURN_IF_ERROR(slices.Init());
   RETURN_IF_ERROR(CheckPart(header, part.part(), static_cast<int>(part.part().rank()), &slices));
   RETURN_IF_ERROR(slices.CheckFiles());
-  RETURN_IF_ERROR(CheckSchedule(header, part.part()));
-  return CheckPlanPart(part);
+  return CheckSchedule(header, part.part());
 }
 
 }  // namespace whalepod
