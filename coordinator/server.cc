@@ -67,8 +67,14 @@ void ShareKv(const std::vector<v1::Hello>& hellos, PlanRequest* request) {
 
 // Workers' buffers are sized by their threads: without a flag by the most that any has.
 absl::Status SetThreads(const std::vector<v1::Hello>& hellos, PlanRequest* request) {
+  constexpr int32_t kMostThreads = 4096;
   const int64_t asked = request->runtime.threads_per_rank();
   for (const v1::Hello& hello : hellos) {
+    if (hello.threads() < 0 || hello.threads() > kMostThreads) {
+      return absl::InvalidArgumentError(absl::StrCat("worker ", hello.worker(), " says it has ",
+                                                     hello.threads(), " threads, at most ",
+                                                     kMostThreads, " are allowed"));
+    }
     if (asked > 0 && hello.threads() > asked) {
       return absl::InvalidArgumentError(absl::StrCat(
           "worker ", hello.worker(), " computes with ", hello.threads(),

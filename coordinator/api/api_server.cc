@@ -4,9 +4,11 @@
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/health_check_service_interface.h>
 
+#include <algorithm>
 #include <atomic>
 #include <mutex>
 #include <random>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -14,6 +16,7 @@
 #include "base/status.h"
 #include "coordinator/api/errors.h"
 #include "coordinator/api/generate_stream.h"
+#include "coordinator/api/work_pool.h"
 #include "whalepod/v1/inference.grpc.pb.h"
 
 namespace whalepod {
@@ -23,6 +26,11 @@ constexpr char kServiceName[] = "whalepod.v1.InferenceService";
 constexpr uint32_t kRetryMs = 1000;
 // A prompt of 160k token ids takes half a megabyte.
 constexpr int kMostMessage = 16 << 20;
+constexpr size_t kTextQueue = 64;
+
+int TextThreads() {
+  return std::clamp(static_cast<int>(std::thread::hardware_concurrency()) / 2, 1, 4);
+}
 
 absl::Status FillTokenize(const ServedModel& model, const v1::TokenizeRequest& request,
                           v1::TokenizeResponse* response) {
@@ -45,15 +53,19 @@ absl::Status FillDetokenize(const ServedModel& model, const v1::DetokenizeReques
   if (model.text.tokenizer == nullptr) {
     return absl::FailedPreconditionError(model.text.no_tokenizer);
   }
-  const std::vector<uint32_t> ids(request.token_ids().ids().begin(),
-                                  request.token_ids().ids().end());
-  for (size_t i = 0; i < ids.size(); ++i) {
+  const auto& ids = request.token_ids().ids();
+  if (static_cast<uint64_t>(ids.size()) > model.max_model_len) {
+    return BadField("token_ids", "TOO_LONG", absl::StrCat(ids.size(), " tokens"),
+                    absl::StrCat("at most ", model.max_model_len));
+  }
+  for (int i = 0; i < ids.size(); ++i) {
     if (ids[i] >= model.vocab_size) {
       return BadField(absl::StrCat("token_ids[", i, "]"), "OUT_OF_RANGE", absl::StrCat(ids[i]),
                       absl::StrCat("less than ", model.vocab_size));
     }
   }
-  response->set_text(model.text.tokenizer->Decode(ids, SpecialTokens::kKeep));
+  response->set_text(model.text.tokenizer->Decode({ids.data(), static_cast<size_t>(ids.size())},
+                                                  SpecialTokens::kKeep));
   return absl::OkStatus();
 }
 
@@ -78,35 +90,30 @@ class Service final : public v1::InferenceService::CallbackService {
 
   grpc::ServerWriteReactor<v1::GenerateResponse>* Generate(
       grpc::CallbackServerContext* context, const v1::GenerateRequest* request) override {
-    const Serving serving = Now();
-    // What is wrong with the request itself can be told only once the limits are known.
-    if (!serving.not_ready.ok()) return GenerateStream::Refuse(NotReady(serving.not_ready));
-    absl::StatusOr<CheckedGenerate> checked = ValidateGenerate(*serving.model, *request);
-    if (!checked.ok()) return GenerateStream::Refuse(checked.status());
-    std::string id = request->request_id();
-    if (id.empty()) {
-      id = absl::StrCat("gen-", absl::Hex(id_prefix_, absl::kZeroPad8), "-", ++next_id_);
+    std::shared_ptr<GenerateStream> stream = GenerateStream::Make(context, options_.clock);
+    GenerateStream* const reactor = stream.get();
+    if (request->has_token_ids()) {
+      Begin(stream.get(), *request);
+    } else if (!text_work_.Run([this, stream, request] { Begin(stream.get(), *request); })) {
+      reactor->Refuse(TextBusy());
     }
-    return GenerateStream::Start(context, serving.engine, *std::move(checked), std::move(id),
-                                 *serving.model, options_.clock);
+    return reactor;
   }
 
   grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* context,
                                      const v1::TokenizeRequest* request,
                                      v1::TokenizeResponse* response) override {
-    const Serving serving = Now();
-    grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-    reactor->Finish(ToGrpcStatus(FillTokenize(*serving.model, *request, response)));
-    return reactor;
+    return Later(context, [this, request, response] {
+      return FillTokenize(*Now().model, *request, response);
+    });
   }
 
   grpc::ServerUnaryReactor* Detokenize(grpc::CallbackServerContext* context,
                                        const v1::DetokenizeRequest* request,
                                        v1::DetokenizeResponse* response) override {
-    const Serving serving = Now();
-    grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-    reactor->Finish(ToGrpcStatus(FillDetokenize(*serving.model, *request, response)));
-    return reactor;
+    return Later(context, [this, request, response] {
+      return FillDetokenize(*Now().model, *request, response);
+    });
   }
 
   grpc::ServerUnaryReactor* GetModel(grpc::CallbackServerContext* context,
@@ -149,6 +156,36 @@ class Service final : public v1::InferenceService::CallbackService {
     absl::Status not_ready;
   };
 
+  // Checks a request and hands it to the engine, or ends the call.
+  void Begin(GenerateStream* stream, const v1::GenerateRequest& request) {
+    const Serving serving = Now();
+    // What is wrong with the request itself can be told only once the limits are known.
+    if (!serving.not_ready.ok()) return stream->Refuse(NotReady(serving.not_ready));
+    absl::StatusOr<CheckedGenerate> checked = ValidateGenerate(*serving.model, request);
+    if (!checked.ok()) return stream->Refuse(checked.status());
+    std::string id = request.request_id();
+    if (id.empty()) {
+      id = absl::StrCat("gen-", absl::Hex(id_prefix_, absl::kZeroPad8), "-", ++next_id_);
+    }
+    stream->Begin(serving.engine, *std::move(checked), std::move(id), *serving.model);
+  }
+
+  // Ends a call with what `work` says, which runs on a thread of its own.
+  template <typename Work>
+  grpc::ServerUnaryReactor* Later(grpc::CallbackServerContext* context, Work work) {
+    grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+    if (!text_work_.Run([reactor, work] { reactor->Finish(ToGrpcStatus(work())); })) {
+      reactor->Finish(ToGrpcStatus(TextBusy()));
+    }
+    return reactor;
+  }
+
+  static absl::Status TextBusy() {
+    return WithRetryDelay(absl::ResourceExhaustedError(absl::StrCat(
+                              "more than ", kTextQueue, " texts wait to be encoded or decoded")),
+                          "QUEUE_FULL", kRetryMs);
+  }
+
   Serving Now() const {
     std::lock_guard lock(mu_);
     return {model_, engine_, not_ready_};
@@ -172,6 +209,7 @@ class Service final : public v1::InferenceService::CallbackService {
   absl::Status not_ready_;
   const uint32_t id_prefix_;
   std::atomic<uint64_t> next_id_{0};
+  WorkPool text_work_{TextThreads(), kTextQueue};  // last: its tasks use the rest
 };
 
 class GrpcApiServer final : public ApiServer {

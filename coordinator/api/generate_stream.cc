@@ -11,35 +11,43 @@ namespace {
 // A client that takes nothing for this long has its generation cancelled.
 constexpr std::chrono::seconds kWriteStall(30);
 constexpr uint32_t kRetryMs = 1000;
+const grpc::Status kCancelled(grpc::StatusCode::CANCELLED, "cancelled, or past its deadline");
 
 }  // namespace
 
-GenerateStream* GenerateStream::Refuse(const absl::Status& status) {
-  auto stream = std::make_shared<GenerateStream>(nullptr, nullptr, Clock::Real());
+std::shared_ptr<GenerateStream> GenerateStream::Make(grpc::CallbackServerContext* context,
+                                                     const Clock* clock) {
+  auto stream = std::make_shared<GenerateStream>(context, clock);
   stream->self_ = stream;
-  std::lock_guard lock(stream->mu_);
-  stream->FinishLocked(ToGrpcStatus(status));
-  return stream.get();
+  return stream;
 }
 
-GenerateStream* GenerateStream::Start(grpc::CallbackServerContext* context, Engine* engine,
-                                      CheckedGenerate checked, std::string request_id,
-                                      const ServedModel& model, const Clock* clock) {
-  auto stream = std::make_shared<GenerateStream>(context, engine, clock);
-  stream->self_ = stream;
-  stream->request_id_ = std::move(request_id);
-  stream->tokenizer_ = model.text.tokenizer;
-  if (stream->tokenizer_ != nullptr) {
-    stream->parser_.emplace(stream->tokenizer_, checked.reasoning, SpecialTokens::kSkip);
-  }
-  stream->Submit(std::move(checked.request), model.name);
-  return stream.get();
+void GenerateStream::Refuse(const absl::Status& status) {
+  std::lock_guard lock(mu_);
+  waiting_ = false;
+  FinishLocked(ToGrpcStatus(status));
 }
 
-void GenerateStream::Submit(SchedulerRequest request, std::string model) {
+void GenerateStream::Begin(Engine* engine, CheckedGenerate checked, std::string request_id,
+                           const ServedModel& model) {
   // Held over the engine's Submit, so that no token overtakes Started. The engine calls sinks
   // without its own lock, so the order mu_, engine is the only one.
   std::lock_guard lock(mu_);
+  waiting_ = false;
+  if (cancelled_) {
+    FinishLocked(kCancelled);
+    return;
+  }
+  engine_ = engine;
+  request_id_ = std::move(request_id);
+  tokenizer_ = model.text.tokenizer;
+  if (tokenizer_ != nullptr) {
+    parser_.emplace(tokenizer_, checked.reasoning, SpecialTokens::kSkip);
+  }
+  SubmitLocked(std::move(checked.request), model.name);
+}
+
+void GenerateStream::SubmitLocked(SchedulerRequest request, std::string model) {
   prompt_tokens_ = static_cast<uint32_t>(request.prompt.size());
   v1::GenerateResponse::Started* started = started_.mutable_started();
   started->set_request_id(request_id_);
@@ -164,7 +172,11 @@ void GenerateStream::OnWriteDone(bool ok) {
 void GenerateStream::OnCancel() {
   {
     std::lock_guard lock(mu_);
-    FinishLocked(grpc::Status(grpc::StatusCode::CANCELLED, "cancelled, or past its deadline"));
+    if (waiting_) {
+      cancelled_ = true;
+      return;
+    }
+    FinishLocked(kCancelled);
   }
   CancelSequence();
 }
@@ -176,11 +188,13 @@ void GenerateStream::OnDone() {
 
 void GenerateStream::CancelSequence() {
   uint64_t sequence = 0;
+  Engine* engine = nullptr;
   {
     std::lock_guard lock(mu_);
     std::swap(sequence, sequence_);
+    engine = engine_;
   }
-  if (sequence != 0) engine_->Cancel(sequence);
+  if (sequence != 0) engine->Cancel(sequence);
 }
 
 }  // namespace whalepod

@@ -23,16 +23,19 @@ class GenerateStream final : public grpc::ServerWriteReactor<v1::GenerateRespons
                              public RequestSink,
                              public std::enable_shared_from_this<GenerateStream> {
  public:
-  // A call that ends with `status` and nothing else.
-  static GenerateStream* Refuse(const absl::Status& status);
-  // Submits `request`; `engine` outlives the call.
-  static GenerateStream* Start(grpc::CallbackServerContext* context, Engine* engine,
-                               CheckedGenerate checked, std::string request_id,
-                               const ServedModel& model, const Clock* clock);
+  // A call that waits for Begin or Refuse, one of which must follow: until then the request and the
+  // context are there, also when the client cancels.
+  static std::shared_ptr<GenerateStream> Make(grpc::CallbackServerContext* context,
+                                              const Clock* clock);
+  // Submits what was asked for; `engine` outlives the call.
+  void Begin(Engine* engine, CheckedGenerate checked, std::string request_id,
+             const ServedModel& model);
+  // Ends the call with `status` and nothing else.
+  void Refuse(const absl::Status& status);
 
-  // Use the factories.
-  GenerateStream(grpc::CallbackServerContext* context, Engine* engine, const Clock* clock)
-      : context_(context), engine_(engine), clock_(clock) {}
+  // Use the factory.
+  GenerateStream(grpc::CallbackServerContext* context, const Clock* clock)
+      : context_(context), clock_(clock) {}
 
   void OnToken(const v1::SampledToken& token) override;
   void OnFinished(v1::FinishReason reason) override;
@@ -43,7 +46,7 @@ class GenerateStream final : public grpc::ServerWriteReactor<v1::GenerateRespons
   void OnDone() override;
 
  private:
-  void Submit(SchedulerRequest request, std::string model);
+  void SubmitLocked(SchedulerRequest request, std::string model);
   // Moves what the parser let out into the next message.
   void TakeSpansLocked();
   void WriteNextLocked();
@@ -51,12 +54,14 @@ class GenerateStream final : public grpc::ServerWriteReactor<v1::GenerateRespons
   void CancelSequence();
 
   grpc::CallbackServerContext* const context_;
-  Engine* const engine_;
   const Clock* const clock_;
   std::string request_id_;
   std::shared_ptr<const Tokenizer> tokenizer_;  // null: none
 
   std::mutex mu_;
+  Engine* engine_ = nullptr;
+  bool waiting_ = true;                    // for Begin or Refuse
+  bool cancelled_ = false;                 // while waiting
   std::optional<ReasoningParser> parser_;  // of a model with a tokenizer
   std::vector<TextSpan> spans_;            // kept for their memory
   uint64_t sequence_ = 0;                  // 0: not with the engine

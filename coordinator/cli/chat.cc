@@ -15,6 +15,7 @@
 #include "coordinator/cli/answer.h"
 #include "coordinator/cli/client.h"
 #include "coordinator/cli/commands.h"
+#include "coordinator/cli/prompts.h"
 
 namespace whalepod {
 namespace {
@@ -29,9 +30,9 @@ struct Flags {
   double wait = 60;
 };
 
-// Ctrl-C: ends the answer under way, or where there is none the program. Signals are taken by a
-// thread, since a call cannot be cancelled from a handler. Made before any other thread, which
-// would else take them.
+// Ctrl-C: ends the answer under way; where there is none, two of them end the program. Signals are
+// taken by a thread, since a call cannot be cancelled from a handler. Made before any other thread,
+// which would else take them.
 class Interrupts {
  public:
   Interrupts() {
@@ -48,23 +49,27 @@ class Interrupts {
 
   Canceller canceller;
   std::atomic<bool> answering{false};
+  void Forgive() { warned_ = false; }  // a line was given since
 
  private:
   void Loop() {
     for (int signal = 0; sigwait(&signals_, &signal) == 0;) {
       if (stopping_) return;
       if (answering) {
+        warned_ = false;
         canceller.Cancel();
         continue;
       }
-      constexpr char kNewline = '\n';
-      [[maybe_unused]] const ssize_t written = write(STDOUT_FILENO, &kNewline, 1);
-      _exit(128 + SIGINT);
+      // One may have been meant for an answer that has just ended.
+      if (warned_.exchange(true)) _exit(128 + SIGINT);
+      constexpr char kHint[] = "\n(Ctrl-C once more, or /exit, to leave)\n> ";
+      [[maybe_unused]] const ssize_t written = write(STDOUT_FILENO, kHint, sizeof(kHint) - 1);
     }
   }
 
   sigset_t signals_;
   std::atomic<bool> stopping_{false};
+  std::atomic<bool> warned_{false};
   std::thread thread_;
 };
 
@@ -105,6 +110,10 @@ class Chat {
   int Run() {
     for (std::string line; Ask(&line);) {
       if (line == "/exit") break;
+      if (const absl::Status valid = CheckUtf8(line); !valid.ok()) {
+        exit_ = ReportError(valid);
+        continue;
+      }
       if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
       if (line == "/new") {
         Forget();
@@ -136,6 +145,8 @@ class Chat {
     *request.mutable_chat()->add_messages() = MessageOf("user", question);
     AnswerPrinter printer(terminal_, /*has_tokenizer=*/true);
     if (terminal_) ShowThinking();
+    interrupts_.Forgive();
+    interrupts_.canceller.Reset();
     interrupts_.answering = true;
     const absl::StatusOr<Client::Answer> answer = client_.Generate(
         request,
@@ -175,6 +186,9 @@ class Chat {
 };
 
 int RunChat(const Flags& flags) {
+  if (const absl::Status valid = CheckUtf8(flags.system); !valid.ok()) {
+    return ReportError(Annotate(valid, "--system"));
+  }
   Chat chat(flags, OnTerminal());
   if (const absl::Status ready = chat.WaitReady(flags.wait); !ready.ok()) return ReportError(ready);
   return chat.Run();

@@ -64,12 +64,20 @@ absl::Status Client::WaitReady(Duration wait) {
 
 void Canceller::Cancel() {
   std::lock_guard lock(mu_);
+  cancelled_ = true;
   if (context_ != nullptr) context_->TryCancel();
+}
+
+void Canceller::Reset() {
+  std::lock_guard lock(mu_);
+  cancelled_ = false;
 }
 
 void Canceller::Watch(grpc::ClientContext* context) {
   std::lock_guard lock(mu_);
   context_ = context;
+  if (context != nullptr && cancelled_) context->TryCancel();
+  if (context == nullptr) cancelled_ = false;
 }
 
 absl::StatusOr<Client::Answer> Client::Generate(const v1::GenerateRequest& request,

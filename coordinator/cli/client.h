@@ -20,8 +20,10 @@ namespace whalepod {
 // Ends a call from another thread. One call at a time.
 class Canceller {
  public:
-  // Cancels the call under way; nothing if there is none.
+  // Cancels the call under way, or else the next one.
   void Cancel();
+  // Forgets a Cancel that met no call.
+  void Reset();
 
  private:
   friend class Client;
@@ -29,6 +31,7 @@ class Canceller {
 
   std::mutex mu_;
   grpc::ClientContext* context_ = nullptr;
+  bool cancelled_ = false;
 };
 
 // One deployment's InferenceService. Thread-safe.

@@ -25,9 +25,10 @@ constexpr size_t kWindow = 16;
 struct Flags {
   std::string endpoint = "127.0.0.1:50051";
   std::string model;
-  std::string prompt;
-  std::string prompt_token_ids;
-  std::string prompts;
+  // One of them.
+  std::optional<std::string> prompt;
+  std::optional<std::string> prompt_token_ids;
+  std::optional<std::string> prompts;
   std::optional<uint32_t> max_tokens;
   std::optional<float> temperature;
   std::optional<uint64_t> seed;
@@ -49,21 +50,23 @@ absl::StatusOr<std::vector<v1::GenerateRequest>> MakeRequests(const Flags& flags
   v1::GenerateRequest base;
   base.set_model(flags.model);
   FillOptions(flags, base.mutable_options());
-  if (flags.prompts.empty()) {
-    if (flags.prompt_token_ids.empty()) {
-      base.set_text(flags.prompt);
-    } else {
-      ASSIGN_OR_RETURN(const std::vector<uint32_t> ids, ParseTokenIds(flags.prompt_token_ids));
-      base.mutable_token_ids()->mutable_ids()->Assign(ids.begin(), ids.end());
-    }
+  if (flags.prompt) {
+    RETURN_IF_ERROR(Annotate(CheckUtf8(*flags.prompt), "--prompt"));
+    base.set_text(*flags.prompt);
     return std::vector<v1::GenerateRequest>{base};
   }
+  if (flags.prompt_token_ids) {
+    ASSIGN_OR_RETURN(const std::vector<uint32_t> ids, ParseTokenIds(*flags.prompt_token_ids));
+    base.mutable_token_ids()->mutable_ids()->Assign(ids.begin(), ids.end());
+    return std::vector<v1::GenerateRequest>{base};
+  }
+  const std::string& path = *flags.prompts;
   std::ifstream file;
-  const bool standard_input = flags.prompts == "-";
-  if (!standard_input) file.open(flags.prompts);
-  if (!standard_input && !file) return absl::NotFoundError(flags.prompts + " can't be opened");
+  const bool standard_input = path == "-";
+  if (!standard_input) file.open(path);
+  if (!standard_input && !file) return absl::NotFoundError(path + " can't be opened");
   ASSIGN_OR_RETURN(std::vector<v1::GenerateRequest> requests,
-                   ReadPrompts(standard_input ? std::cin : file, flags.prompts));
+                   ReadPrompts(standard_input ? std::cin : file, path));
   for (v1::GenerateRequest& request : requests) request.MergeFrom(base);
   return requests;
 }

@@ -6,6 +6,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "base/status.h"
+#include "coordinator/text/text_json.h"
+#include "coordinator/text/utf8.h"
 #include "nlohmann/json.hpp"
 
 namespace whalepod {
@@ -14,9 +16,8 @@ namespace {
 using Json = nlohmann::json;
 
 absl::Status Expected(const std::string& key, const char* what, const Json& found) {
-  const std::string text = found.dump(-1, ' ', true, Json::error_handler_t::replace);
   return absl::InvalidArgumentError(
-      absl::StrCat("\"", key, "\" is not ", what, ": ", text.substr(0, 80)));
+      absl::StrCat("\"", key, "\" is not ", what, ": ", JsonText(found)));
 }
 
 absl::Status FillIds(const Json& ids, v1::TokenIds* out) {
@@ -77,8 +78,7 @@ absl::Status FillChat(const Json& messages, v1::Chat* chat) {
 }
 
 absl::StatusOr<v1::GenerateRequest> RequestOf(const std::string& line) {
-  const Json json = Json::parse(line, nullptr, /*allow_exceptions=*/false);
-  if (!json.is_object()) return absl::InvalidArgumentError("not a JSON object");
+  ASSIGN_OR_RETURN(const Json json, ParseJsonObject(line));
   v1::GenerateRequest request;
   int prompts = 0;
   if (json.contains("prompt_token_ids")) {
@@ -126,7 +126,15 @@ absl::StatusOr<std::vector<v1::GenerateRequest>> ReadPrompts(std::istream& in,
     if (!request.ok()) return Annotate(request.status(), absl::StrCat(name, ":", number));
     requests.push_back(*std::move(request));
   }
+  if (in.bad() || !in.eof()) return absl::DataLossError(absl::StrCat(name, " can't be read"));
+  if (requests.empty()) return absl::InvalidArgumentError(absl::StrCat(name, " has no prompt"));
   return requests;
+}
+
+absl::Status CheckUtf8(absl::string_view text) {
+  const size_t at = FindInvalidUtf8(text);
+  if (at == absl::string_view::npos) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("not UTF-8 at byte ", at));
 }
 
 }  // namespace whalepod

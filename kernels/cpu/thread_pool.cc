@@ -3,6 +3,7 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdlib>
 #include <new>
 
@@ -15,6 +16,7 @@ namespace {
 // virtual machine, and a step has a hundred ops.
 constexpr int kPauses = 256;
 constexpr int kYields = 512;
+constexpr std::chrono::milliseconds kYieldTime(2);  // whoever else wants the core
 
 void Pause() {
 #if defined(__x86_64__)
@@ -57,7 +59,8 @@ void ThreadPool::AwaitChange(std::atomic<uint32_t>& word, uint32_t old) {
     if (word.load(std::memory_order_acquire) != old) return;
     Pause();
   }
-  for (int i = 0; i < kYields; ++i) {
+  const auto start = std::chrono::steady_clock::now();
+  for (int i = 0; i < kYields && std::chrono::steady_clock::now() - start < kYieldTime; ++i) {
     if (word.load(std::memory_order_acquire) != old) return;
     sched_yield();
   }

@@ -143,6 +143,18 @@ class ServeTest(unittest.TestCase):
         text = stub.Detokenize(inference_pb2.DetokenizeRequest(token_ids=tokens.token_ids), timeout=PATIENCE)
         self.assertEqual(text.text, tokens.text)
 
+    def test_large_texts_do_not_hold_up_heartbeats(self):
+        spaces = inference_pb2.TokenizeRequest(text=" " * (1 << 20))  # about the slowest text there is
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            calls = [pool.submit(self.client.stub.Tokenize, spaces, timeout=PATIENCE) for _ in range(8)]
+            counts = {len(call.result().token_ids.ids) for call in calls}
+        self.assertEqual(len(counts), 1)
+        self.assertEqual(self.client.status().state, "ready")
+        with self.assertRaises(grpc.RpcError) as caught:
+            self.client.stub.Detokenize(
+                inference_pb2.DetokenizeRequest(token_ids=dict(ids=[5] * 200000)), timeout=PATIENCE)
+        self.assertIn("token_ids", caught.exception.details())
+
     def test_seeded_runs_repeat_and_seeds_differ(self):
         uncertain = [0] + [100 + i for i in range(40)]  # nothing the model was trained on
         runs = [self.client.generate(uncertain, temperature=2.0, seed=s, max_tokens=60,

@@ -121,7 +121,8 @@ TEST(ClientTest, ACallCanBeCancelledFromAnotherThread) {
   v1::GenerateRequest request;
   request.mutable_token_ids()->add_ids(2);
   Canceller canceller;
-  canceller.Cancel();  // nothing under way: nothing happens
+  canceller.Cancel();
+  canceller.Reset();  // what met no call is forgotten
   const absl::Status status =
       Client(service.endpoint())
           .Generate(
@@ -129,6 +130,9 @@ TEST(ClientTest, ACallCanBeCancelledFromAnotherThread) {
               &canceller)
           .status();
   EXPECT_EQ(status.code(), absl::StatusCode::kCancelled);
+  canceller.Cancel();  // before the call: it ends at once
+  EXPECT_EQ(Client(service.endpoint()).Generate(request, nullptr, &canceller).status().code(),
+            absl::StatusCode::kCancelled);
 }
 
 TEST(AnswerPrinterTest, ReasoningIsSetApart) {

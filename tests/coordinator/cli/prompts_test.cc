@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <fstream>
 #include <sstream>
 
 namespace whalepod {
@@ -44,8 +45,10 @@ TEST(ReadPromptsTest, OneALine) {
 
 TEST(ReadPromptsTest, BadLinesAreNamed) {
   const std::pair<const char*, const char*> cases[] = {
-      {"{\"prompt_token_ids\":[1]}\n[]", "p.jsonl:2: not a JSON object"},
+      {"{\"prompt_token_ids\":[1]}\n[]", "p.jsonl:2: "},
       {"{}", "p.jsonl:1: 0 of"},
+      {"\n \n", "p.jsonl has no prompt"},
+      {"{\"prompt\":\"a\",\"prompt\":\"b\"}", "p.jsonl:1: "},
       {"{\"prompt_token_ids\":1}", "\"prompt_token_ids\" is not an array: 1"},
       {"{\"prompt_token_ids\":[1.5]}", "token id 1.5"},
       {"{\"prompt_token_ids\":[-1]}", "token id -1"},
@@ -64,6 +67,19 @@ TEST(ReadPromptsTest, BadLinesAreNamed) {
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << text;
     EXPECT_THAT(std::string(status.message()), HasSubstr(message));
   }
+}
+
+TEST(ReadPromptsTest, DeepNestingAndUnreadableFilesAreErrors) {
+  const std::string deep =
+      "{\"prompt\":" + std::string(100000, '[') + std::string(100000, ']') + "}";
+  EXPECT_EQ(Read(deep).status().code(), absl::StatusCode::kInvalidArgument);
+  std::ifstream folder("/tmp");
+  EXPECT_EQ(ReadPrompts(folder, "/tmp").status().code(), absl::StatusCode::kDataLoss);
+}
+
+TEST(CheckUtf8Test, NamesTheByte) {
+  EXPECT_TRUE(CheckUtf8("h\xC3\xA9").ok());
+  EXPECT_THAT(std::string(CheckUtf8("a\xFF").message()), HasSubstr("byte 1"));
 }
 
 }  // namespace
