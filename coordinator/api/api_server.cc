@@ -24,8 +24,8 @@ namespace {
 
 constexpr char kServiceName[] = "whalepod.v1.InferenceService";
 constexpr uint32_t kRetryMs = 1000;
-// A prompt of 160k token ids takes half a megabyte.
-constexpr int kMostMessage = 16 << 20;
+// A prompt of 160k token ids takes half a megabyte, its text somewhat more.
+constexpr int kMostMessage = 4 << 20;
 constexpr size_t kTextQueue = 64;
 
 int TextThreads() {

@@ -43,6 +43,7 @@ void GenerateStream::Begin(Engine* engine, CheckedGenerate checked, std::string 
   tokenizer_ = model.text.tokenizer;
   if (tokenizer_ != nullptr) {
     parser_.emplace(tokenizer_, checked.reasoning, SpecialTokens::kSkip);
+    stops_.emplace(std::move(checked.stop));
   }
   SubmitLocked(std::move(checked.request), model.name);
 }
@@ -70,8 +71,16 @@ void GenerateStream::SubmitLocked(SchedulerRequest request, std::string model) {
 }
 
 void GenerateStream::OnToken(const v1::SampledToken& token) {
+  if (!TakeToken(token)) return;
+  // A stop string is complete: what comes after it is no longer wanted.
+  CancelSequence();
+}
+
+// True if the answer has ended with this token.
+bool GenerateStream::TakeToken(const v1::SampledToken& token) {
   std::lock_guard lock(mu_);
-  if (finished_) return;
+  if (finished_ || ended_) return false;
+  bool stopped = false;
   v1::GeneratedToken* out = tokens_.mutable_tokens()->add_tokens();
   out->set_token_id(token.token_id());
   if (parser_.has_value()) {
@@ -80,7 +89,7 @@ void GenerateStream::OnToken(const v1::SampledToken& token) {
       out->set_piece(piece.data(), piece.size());
     }
     parser_->Add(token.token_id(), spans_);
-    TakeSpansLocked();
+    stopped = TakeSpansLocked(/*last=*/false);
   }
   if (token.has_logprob()) out->set_logprob(token.logprob());
   for (const v1::TopLogprob& top : token.top()) {
@@ -93,42 +102,59 @@ void GenerateStream::OnToken(const v1::SampledToken& token) {
     spdlog::warn("request {}: the client has read nothing for {} s, cancelled", request_id_,
                  kWriteStall.count());
     context_->TryCancel();
-    return;
+    return false;
+  }
+  if (stopped) {
+    EndLocked(v1::FINISH_REASON_STOP);
+    last_.mutable_finished()->set_stop(stops_->stopped_by());
   }
   WriteNextLocked();
+  return stopped;
 }
 
 void GenerateStream::OnFinished(v1::FinishReason reason) {
   std::lock_guard lock(mu_);
-  if (finished_) return;
-  ended_ = true;
+  if (finished_ || ended_) return;
   if (parser_.has_value()) {
     parser_->Finish(spans_);
-    TakeSpansLocked();
+    if (TakeSpansLocked(/*last=*/true)) {
+      reason = v1::FINISH_REASON_STOP;
+      last_.mutable_finished()->set_stop(stops_->stopped_by());
+    }
   }
+  EndLocked(reason);
+  WriteNextLocked();
+}
+
+void GenerateStream::EndLocked(v1::FinishReason reason) {
+  ended_ = true;
   v1::GenerateResponse::Finished* finished = last_.mutable_finished();
   finished->set_reason(reason);
   finished->mutable_usage()->set_prompt_tokens(prompt_tokens_);
   finished->mutable_usage()->set_completion_tokens(completion_tokens_);
-  WriteNextLocked();
 }
 
 void GenerateStream::OnError(const absl::Status& status) {
   std::lock_guard lock(mu_);
-  if (finished_) return;
+  if (finished_ || ended_) return;
   ended_ = true;
   end_status_ = ToGrpcStatus(status);
   WriteNextLocked();
 }
 
-void GenerateStream::TakeSpansLocked() {
-  for (const TextSpan& span : spans_) {
+bool GenerateStream::TakeSpansLocked(bool last) {
+  std::vector<TextSpan> shown;
+  bool stopped = false;
+  for (size_t i = 0; i < spans_.size() && !stopped; ++i) stopped = stops_->Add(spans_[i], shown);
+  if (last && !stopped) stops_->Finish(shown);
+  spans_.clear();
+  for (TextSpan& span : shown) {
     v1::TextSpan* out = tokens_.mutable_tokens()->add_spans();
     out->set_kind(span.kind == SpanKind::kReasoning ? v1::SPAN_KIND_REASONING
                                                     : v1::SPAN_KIND_ANSWER);
-    out->set_text(span.text);
+    out->set_text(std::move(span.text));
   }
-  spans_.clear();
+  return stopped;
 }
 
 void GenerateStream::WriteNextLocked() {

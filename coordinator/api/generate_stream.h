@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "coordinator/api/validate.h"
 #include "coordinator/sched/engine.h"
+#include "coordinator/text/stop_strings.h"
 #include "whalepod/v1/inference.grpc.pb.h"
 
 namespace whalepod {
@@ -47,8 +48,11 @@ class GenerateStream final : public grpc::ServerWriteReactor<v1::GenerateRespons
 
  private:
   void SubmitLocked(SchedulerRequest request, std::string model);
-  // Moves what the parser let out into the next message.
-  void TakeSpansLocked();
+  // Moves what the parser let out and no stop string ends into the next message; true if one has
+  // ended it.
+  bool TakeSpansLocked(bool last);
+  bool TakeToken(const v1::SampledToken& token);
+  void EndLocked(v1::FinishReason reason);
   void WriteNextLocked();
   void FinishLocked(const grpc::Status& status);
   void CancelSequence();
@@ -63,6 +67,7 @@ class GenerateStream final : public grpc::ServerWriteReactor<v1::GenerateRespons
   bool waiting_ = true;                    // for Begin or Refuse
   bool cancelled_ = false;                 // while waiting
   std::optional<ReasoningParser> parser_;  // of a model with a tokenizer
+  std::optional<StopStrings> stops_;       // likewise
   std::vector<TextSpan> spans_;            // kept for their memory
   uint64_t sequence_ = 0;                  // 0: not with the engine
   v1::GenerateResponse started_, writing_, tokens_, last_;

@@ -16,6 +16,8 @@ namespace {
 
 constexpr uint32_t kMostLogprobs = 20;
 constexpr int kMostStopTokens = 64;
+constexpr int kMostStops = 16;
+constexpr size_t kLongestStop = 256;
 constexpr size_t kMostRequestId = 128;
 // Colder than this the noise cannot change a choice, but logits divided by it may overflow.
 constexpr float kGreedyBelow = 1e-5f;
@@ -44,6 +46,30 @@ absl::Status CheckPrompt(const ServedModel& model, const std::string& field,
     if (ids[i] >= model.vocab_size) {
       return BadField(absl::StrCat(field, "[", i, "]"), "OUT_OF_RANGE", absl::StrCat(ids[i]),
                       absl::StrCat("less than ", model.vocab_size));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckStop(const ServedModel& model, const v1::GenerationOptions& options) {
+  if (options.stop().empty()) return absl::OkStatus();
+  if (model.text.tokenizer == nullptr) {
+    v1::ErrorDetail detail;
+    detail.set_field("options.stop");
+    detail.set_reason("NO_TOKENIZER");
+    return WithDetail(absl::FailedPreconditionError(absl::StrCat("options.stop needs a tokenizer: ",
+                                                                 model.text.no_tokenizer)),
+                      detail);
+  }
+  if (options.stop_size() > kMostStops) {
+    return BadField("options.stop", "TOO_MANY", absl::StrCat(options.stop_size(), " texts"),
+                    absl::StrCat("at most ", kMostStops));
+  }
+  for (int i = 0; i < options.stop_size(); ++i) {
+    const size_t bytes = options.stop(i).size();
+    if (bytes == 0 || bytes > kLongestStop) {
+      return BadField(absl::StrCat("options.stop[", i, "]"), "OUT_OF_RANGE",
+                      absl::StrCat(bytes, " bytes"), absl::StrCat("1 to ", kLongestStop, " bytes"));
     }
   }
   return absl::OkStatus();
@@ -121,6 +147,8 @@ absl::StatusOr<CheckedGenerate> ValidateGenerate(const ServedModel& model,
   RETURN_IF_ERROR(FillSampling(model, request.options(), prompt.ids.size(), &out.request.sampling));
   out.request.prompt = std::move(prompt.ids);
   out.reasoning = prompt.reasoning;
+  RETURN_IF_ERROR(CheckStop(model, request.options()));
+  out.stop.assign(request.options().stop().begin(), request.options().stop().end());
   return out;
 }
 

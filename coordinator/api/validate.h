@@ -36,6 +36,7 @@ absl::Status CheckModelName(const ServedModel& model, const std::string& name);
 struct CheckedGenerate {
   SchedulerRequest request;
   ReasoningStart reasoning = ReasoningStart::kClosed;  // where the output begins
+  std::vector<std::string> stop;
 };
 
 // INVALID_ARGUMENT names field, value and limit; NOT_FOUND an unknown model; FAILED_PRECONDITION

@@ -33,6 +33,7 @@ struct Flags {
   std::optional<float> temperature;
   std::optional<uint64_t> seed;
   std::optional<uint32_t> logprobs;
+  std::vector<std::string> stop;
   bool ignore_eos = false;
   bool json = false;
   double wait = 60;
@@ -44,6 +45,7 @@ void FillOptions(const Flags& flags, v1::GenerationOptions* options) {
   if (flags.seed) options->set_seed(*flags.seed);
   if (flags.logprobs) options->set_logprobs(*flags.logprobs);
   if (flags.ignore_eos) options->set_ignore_eos(true);
+  for (const std::string& stop : flags.stop) options->add_stop(stop);
 }
 
 absl::StatusOr<std::vector<v1::GenerateRequest>> MakeRequests(const Flags& flags) {
@@ -158,6 +160,9 @@ void AddGenerate(CLI::App& app, CommandRun& run) {
   command->add_option("--temperature", flags->temperature, "0 is greedy");
   command->add_option("--seed", flags->seed, "of sampling; drawn if absent");
   command->add_option("--logprobs", flags->logprobs, "logprobs of each token and of the K best");
+  command
+      ->add_option("--stop", flags->stop, "text that ends the answer; may be given several times")
+      ->allow_extra_args(false);
   command->add_flag("--ignore-eos", flags->ignore_eos, "go on after the end of sequence");
   command->add_flag("--json", flags->json, "one JSON object a line");
   command->add_option("--wait", flags->wait, "seconds to wait for a ready deployment")

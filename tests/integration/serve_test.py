@@ -202,6 +202,9 @@ class ServeTest(unittest.TestCase):
         self.assertEqual(len(answers), 2)
         self.assertEqual({a["text"] for a in answers}, {parsed["text"]})
         self.assertEqual({a["reasoning"] for a in answers}, {parsed["reasoning"]})
+        stopped = self.run_cli("generate", "--prompt-token-ids", ids, "--temperature", 0, "--stop", "Tens:",
+                               "--stop", "nowhere")
+        self.assertEqual(stopped.stdout, "<think>Line up: 1236+2199.\nUnits: 6+9+0=15, write 5, carry 1.\n\n")
         chat = self.run_cli("chat", "--temperature", 0, "--max-tokens", 300,
                             stdin="What is 1236 plus 2199?\n\n/new\nWhat is 12 plus 7?\n/exit\nunread\n")
         self.assertEqual(chat.returncode, 0, chat.stderr)

@@ -223,6 +223,31 @@ TEST_F(ApiServerTest, TextComesInSpans) {
   EXPECT_FALSE(answer.reasoning.empty());
 }
 
+TEST_F(ApiServerTest, AStopStringEndsTheAnswerAndFreesEverything) {
+  model_.text = LoadModelText(WHALEPOD_MODELS_DIR "/r1-draft");
+  server_->SetReady(model_, engine_.get());
+  v1::GenerateRequest request = Request(7, 40);
+  const std::string whole = Generate(request).text;
+  ASSERT_GT(whole.size(), 20u);
+  // Two characters that first stand together somewhere in the middle.
+  size_t at = whole.size() / 2;
+  while (static_cast<unsigned char>(whole[at]) >= 0x80 ||
+         static_cast<unsigned char>(whole[at + 1]) >= 0x80) {
+    ++at;
+    ASSERT_LT(at + 1, whole.size());
+  }
+  request.mutable_options()->add_stop("not in it");
+  request.mutable_options()->add_stop(whole.substr(at, 2));
+  const Answer answer = Generate(request);
+  ASSERT_TRUE(answer.status.ok()) << answer.status.error_message();
+  EXPECT_EQ(answer.text, whole.substr(0, whole.find(whole.substr(at, 2))));
+  EXPECT_EQ(answer.finished.reason(), v1::FINISH_REASON_STOP);
+  EXPECT_EQ(answer.finished.stop(), whole.substr(at, 2));
+  EXPECT_EQ(answer.finished.usage().completion_tokens(), answer.tokens.size());
+  EXPECT_LT(answer.tokens.size(), 40u);
+  ExpectAllFreed();
+}
+
 TEST_F(ApiServerTest, TokenizeAndDetokenize) {
   model_.text = LoadModelText(WHALEPOD_MODELS_DIR "/r1-draft");
   server_->SetReady(model_, engine_.get());

@@ -131,6 +131,24 @@ TEST(Validate, NamesTheField) {
   ExpectBad(request, "request_id", std::string(100, 'x'), "at most 128");
 }
 
+TEST(Validate, StopStrings) {
+  v1::GenerateRequest request = Request();
+  request.mutable_options()->add_stop("x");
+  EXPECT_EQ(ValidateGenerate(Model(), request).status().code(),
+            absl::StatusCode::kFailedPrecondition);  // no tokenizer
+  ServedModel model = Model();
+  model.text = LoadModelText(WHALEPOD_MODELS_DIR "/r1-draft");
+  EXPECT_EQ(ValidateGenerate(model, request)->stop, std::vector<std::string>{"x"});
+  for (const std::string& bad : {std::string(), std::string(257, 'x')}) {
+    request.mutable_options()->set_stop(0, bad);
+    const absl::Status status = ValidateGenerate(model, request).status();
+    EXPECT_EQ(Detail(status).field(), "options.stop[0]");
+  }
+  request = Request();
+  for (int i = 0; i < 17; ++i) request.mutable_options()->add_stop("x");
+  EXPECT_EQ(Detail(ValidateGenerate(model, request).status()).field(), "options.stop");
+}
+
 TEST(Validate, LongerThanAllKv) {
   ServedModel model = Model();
   model.kv_tokens = 20;
