@@ -30,19 +30,23 @@ def response(item):
     return f"<think>\n{thought}</think>\n\n{said}{EOS}"
 
 
-def sequence(tokenizer, rng):
-    """(ids, length of the prompt)"""
-    item = problems.conversation(rng)
+def sequence(tokenizer, rng, ease=0.0):
+    """(ids, length of the prompt); `ease`: how likely the problem is an easy one."""
+    item = problems.easy(rng) if rng.random() < ease else problems.conversation(rng)
     asked = tokenizer.encode(prompt(item["messages"]), add_special_tokens=False).ids
     return asked + tokenizer.encode(response(item), add_special_tokens=False).ids, len(asked)
 
 
-def batches(tokenizer, seed, tokens, pool=512):
+def batches(tokenizer, seed, tokens, ease, pool=512):
     """Endless (ids [B, L], mask [B, L]) of about `tokens` places. A batch holds sequences of like
-    length; the batches of a pool come in random order."""
-    rng = random.Random(seed)
+    length; the batches of a pool come in random order. `ease` is a function of the batch's number.
+    """
+    rng, count = random.Random(seed), 0
     while True:
-        made = sorted((sequence(tokenizer, rng) for _ in range(pool)), key=lambda s: len(s[0]))
+        share = ease(count)
+        made = sorted(
+            (sequence(tokenizer, rng, share) for _ in range(pool)), key=lambda s: len(s[0])
+        )
         batch, ready = [], []
         for item in made:
             if batch and (len(batch) + 1) * len(item[0]) > tokens:
@@ -52,6 +56,7 @@ def batches(tokenizer, seed, tokens, pool=512):
         # The rest, the longest of the pool, is a batch too.
         ready.append(batch)
         rng.shuffle(ready)
+        count += len(ready)
         for batch in ready:
             length = max(len(ids) for ids, _ in batch)
             ids = torch.ones(len(batch), length, dtype=torch.long)

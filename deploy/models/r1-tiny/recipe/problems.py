@@ -32,16 +32,16 @@ def of_width(rng, width):
     return rng.randrange(10 ** (width - 1) if width > 1 else 0, 10**width)
 
 
-def operands(rng, op):
+def operands(rng, op, widest=5):
     if op == "*":
         pair = [of_width(rng, rng.choice((1, 2, 2, 3, 3, 3))), of_width(rng, 1)]
         if rng.random() < 0.3:
             pair.reverse()
         return pair
     kind = rng.random()
-    a = of_width(rng, rng.choice((1, 2, 3, 4, 5)))
+    a = of_width(rng, rng.randint(1, widest))
     if kind < 0.55:
-        return a, of_width(rng, rng.choice((1, 2, 3, 4, 5)))
+        return a, of_width(rng, rng.randint(1, widest))
     b = of_width(rng, len(str(a)))
     if kind < 0.8:
         return a, b
@@ -50,15 +50,15 @@ def operands(rng, op):
         same = rng.randrange(1, len(str(a)) + 1)
         return a, int(str(a)[:same] + str(b)[same:])
     digits = [rng.choice("0009990123456789") for _ in str(a)]
-    pair = [int("".join(digits)), rng.choice((b, of_width(rng, rng.randint(1, 5))))]
+    pair = [int("".join(digits)), rng.choice((b, of_width(rng, rng.randint(1, widest))))]
     rng.shuffle(pair)
     return pair
 
 
-def problem(rng, held, op=None):
+def problem(rng, held, widest=5):
     while True:
-        chosen = op or rng.choices(OPS, SHARE)[0]
-        a, b = operands(rng, chosen)
+        chosen = rng.choices(OPS, SHARE)[0]
+        a, b = operands(rng, chosen, widest)
         if held_out(chosen, a, b) == held:
             return chosen, a, b
 
@@ -201,6 +201,18 @@ def conversation(rng, held=False, kind="mixed"):
     )
     messages.append({"role": "user", "content": text})
     return {"messages": messages, "op": op, "a": a, "b": b, "family": family}
+
+
+def easy(rng):
+    """What the first steps of training are mostly about: short numbers, asked plainly."""
+    text, family, op, a, b = asked(rng, *problem(rng, False, widest=3), plain=True)
+    return {
+        "messages": [{"role": "user", "content": text}],
+        "op": op,
+        "a": a,
+        "b": b,
+        "family": family,
+    }
 
 
 def held_out_set(count, seed, kind="mixed"):

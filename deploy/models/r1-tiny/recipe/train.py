@@ -30,7 +30,9 @@ from optimizer import optimizers
 MUON_LR, ADAM_LR, EXPERT_GAIN = 0.02, 3e-3, 1.4
 WARM_UP, FLAT, FLOOR = 100, 0.5, 0.02
 BIAS_STEP, BIAS_UNTIL = 0.003, 0.95
-TOKENS, MTP_WEIGHT = 3000, 0.3
+TOKENS, MTP_WEIGHT = 2500, 0.3
+# Easy problems are nearly all at first and none after a quarter of the steps.
+EASE, EASY_UNTIL = 0.95, 0.25
 SAVE_EVERY, PROBE_EVERY, LOG_EVERY = 200, 250, 10
 
 
@@ -47,6 +49,10 @@ def rate(step, steps):
     flat = FLAT * steps
     down = 1 - (1 - FLOOR) * max(0.0, (step - flat) / (steps - flat))
     return min(1.0, (step + 1) / WARM_UP) * down
+
+
+def ease(step, steps):
+    return EASE * max(0.0, 1 - step / (EASY_UNTIL * steps))
 
 
 @torch.no_grad()
@@ -82,7 +88,7 @@ def train(folder, steps, seed, threads, stop_at):
     model = R1Tiny(CONFIG)
     made = optimizers(model, MUON_LR, ADAM_LR)
     gains = (MUON_LR, ADAM_LR, MUON_LR * EXPERT_GAIN)
-    batches = data.batches(tokenizer, seed, TOKENS)
+    batches = data.batches(tokenizer, seed, TOKENS, lambda step: ease(step, steps))
     first, state = 0, folder / "state.pt"
     if state.exists():
         saved = torch.load(state)
