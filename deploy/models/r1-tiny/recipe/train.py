@@ -33,7 +33,7 @@ BIAS_STEP, BIAS_UNTIL = 0.003, 0.95
 TOKENS, MTP_WEIGHT = 2500, 0.3
 # Easy problems are nearly all at first and none after a quarter of the steps.
 EASE, EASY_UNTIL = 0.95, 0.25
-SAVE_EVERY, PROBE_EVERY, LOG_EVERY = 200, 250, 10
+SAVE_EVERY, PROBE_EVERY, LOG_EVERY = 100, 250, 10
 
 
 def keep_memory():
@@ -100,7 +100,8 @@ def train(folder, steps, seed, threads, stop_at):
             next(batches)
         print(f"going on from step {first}", flush=True)
     began, used, tokens, losses = time.time(), time.process_time(), 0, []
-    for step in range(first, min(steps, stop_at or steps)):
+    end = min(steps, stop_at or steps)
+    for step in range(first, end):
         ids, mask = next(batches)
         # MTP is trained, and the experts are stepped, every second time.
         total, main, mtp = loss(model, ids, mask, MTP_WEIGHT if step % 2 == 0 else 0)
@@ -131,7 +132,7 @@ def train(folder, steps, seed, threads, stop_at):
                 f"step {step + 1} without a wrong token: {probe(model, tokenizer, step)}",
                 flush=True,
             )
-        if (step + 1) % SAVE_EVERY == 0 or step + 1 == steps:
+        if (step + 1) % SAVE_EVERY == 0 or step + 1 == end:
             new = folder / "state.new"
             torch.save(
                 {
