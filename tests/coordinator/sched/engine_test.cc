@@ -1,5 +1,6 @@
 #include "coordinator/sched/engine.h"
 
+#include <functional>
 #include <future>
 #include <map>
 
@@ -18,7 +19,9 @@ class RecordingSink : public RequestSink {
  public:
   void OnToken(const v1::SampledToken& token) override {
     tokens.push_back(token.token_id());
-    if (tokens.size() == 1) first.set_value();
+    if (tokens.size() != 1) return;
+    if (on_first) on_first();
+    first.set_value();
   }
   void OnFinished(v1::FinishReason r) override {
     reason = r;
@@ -28,6 +31,7 @@ class RecordingSink : public RequestSink {
     error = status;
     done.set_value();
   }
+  std::function<void()> on_first;  // called with the first token, by the engine's thread
   bool Wait() { return done.get_future().wait_for(kLong) == std::future_status::ready; }
 
   std::vector<uint32_t> tokens;
@@ -106,9 +110,13 @@ TEST_F(EngineTest, IdleDeploymentSteps) { EXPECT_TRUE(ranks_->WaitSteps(3)); }
 
 TEST_F(EngineTest, CancelFreesEverything) {
   auto sink = std::make_shared<RecordingSink>();
+  sink->on_first = [this] {
+    ranks_->Hold(true);
+  };  // else the request might end before it is cancelled
   const uint64_t id = engine_->Submit(MakeRequest(3, 4, 90), sink).value();
   ASSERT_EQ(sink->first.get_future().wait_for(kLong), std::future_status::ready);
   engine_->Cancel(id);
+  ranks_->Hold(false);
   engine_->Drain();
   EXPECT_TRUE(engine_->WaitDrained(kLong));
   EXPECT_EQ(engine_->Stats().blocks_owned + engine_->Stats().blocks_promised, 0u);
