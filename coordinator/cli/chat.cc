@@ -7,27 +7,21 @@
 #include <cstdio>
 #include <iostream>
 #include <memory>
-#include <optional>
 #include <string>
 #include <thread>
 
 #include "base/status.h"
 #include "coordinator/cli/answer.h"
 #include "coordinator/cli/client.h"
+#include "coordinator/cli/client_flags.h"
 #include "coordinator/cli/commands.h"
 #include "coordinator/cli/prompts.h"
 
 namespace whalepod {
 namespace {
 
-struct Flags {
-  std::string endpoint = "127.0.0.1:50051";
-  std::string model;
+struct Flags : ClientFlags {
   std::string system;
-  std::optional<uint32_t> max_tokens;
-  std::optional<float> temperature;
-  std::optional<uint64_t> seed;
-  double wait = 60;
 };
 
 // Ctrl-C: ends the answer under way; where there is none, two of them end the program. Signals are
@@ -83,18 +77,13 @@ v1::ChatMessage MessageOf(const char* role, std::string content) {
 class Chat {
  public:
   Chat(const Flags& flags, bool terminal) : terminal_(terminal), client_(flags.endpoint) {
-    request_.set_model(flags.model);
-    v1::GenerationOptions* options = request_.mutable_options();
-    if (flags.max_tokens) options->set_max_tokens(*flags.max_tokens);
-    if (flags.temperature) options->set_temperature(*flags.temperature);
-    if (flags.seed) options->set_seed(*flags.seed);
+    flags.Fill(&request_);
     system_ = flags.system;
     Forget();
   }
 
-  absl::Status WaitReady(double seconds) {
-    RETURN_IF_ERROR(client_.WaitReady(
-        std::chrono::duration_cast<Duration>(std::chrono::duration<double>(seconds))));
+  absl::Status WaitReady(Duration wait) {
+    RETURN_IF_ERROR(client_.WaitReady(wait));
     ASSIGN_OR_RETURN(const v1::GetModelResponse model, client_.GetModel());
     if (!model.has_chat()) {
       return absl::FailedPreconditionError(model.model() + " has no chat template that is known");
@@ -190,7 +179,8 @@ int RunChat(const Flags& flags) {
     return ReportError(Annotate(valid, "--system"));
   }
   Chat chat(flags, OnTerminal());
-  if (const absl::Status ready = chat.WaitReady(flags.wait); !ready.ok()) return ReportError(ready);
+  if (const absl::Status ready = chat.WaitReady(flags.WaitTime()); !ready.ok())
+    return ReportError(ready);
   return chat.Run();
 }
 
@@ -199,17 +189,8 @@ int RunChat(const Flags& flags) {
 void AddChat(CLI::App& app, CommandRun& run) {
   const auto flags = std::make_shared<Flags>();
   CLI::App* command = app.add_subcommand("chat", "A conversation with a running deployment");
-  command->add_option("--endpoint", flags->endpoint, "HOST:PORT of the deployment")
-      ->envname("WHALEPOD_ENDPOINT")
-      ->capture_default_str();
-  command->add_option("--model", flags->model, "name of the model; default the one served");
+  flags->Declare(command);
   command->add_option("--system", flags->system, "the system prompt");
-  command->add_option("--max-tokens", flags->max_tokens, "most tokens of an answer");
-  command->add_option("--temperature", flags->temperature, "0 is greedy");
-  command->add_option("--seed", flags->seed, "of sampling; drawn for each answer if absent");
-  command->add_option("--wait", flags->wait, "seconds to wait for a ready deployment")
-      ->check(CLI::NonNegativeNumber)
-      ->capture_default_str();
   command->callback([flags, &run] { run = [flags] { return RunChat(*flags); }; });
 }
 

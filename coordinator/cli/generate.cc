@@ -13,6 +13,7 @@
 #include "base/status.h"
 #include "coordinator/cli/answer.h"
 #include "coordinator/cli/client.h"
+#include "coordinator/cli/client_flags.h"
 #include "coordinator/cli/commands.h"
 #include "coordinator/cli/prompts.h"
 
@@ -22,27 +23,18 @@ namespace {
 // Requests under way at once when a file has many.
 constexpr size_t kWindow = 16;
 
-struct Flags {
-  std::string endpoint = "127.0.0.1:50051";
-  std::string model;
+struct Flags : ClientFlags {
   // One of them.
   std::optional<std::string> prompt;
   std::optional<std::string> prompt_token_ids;
   std::optional<std::string> prompts;
-  std::optional<uint32_t> max_tokens;
-  std::optional<float> temperature;
-  std::optional<uint64_t> seed;
   std::optional<uint32_t> logprobs;
   std::vector<std::string> stop;
   bool ignore_eos = false;
   bool json = false;
-  double wait = 60;
 };
 
 void FillOptions(const Flags& flags, v1::GenerationOptions* options) {
-  if (flags.max_tokens) options->set_max_tokens(*flags.max_tokens);
-  if (flags.temperature) options->set_temperature(*flags.temperature);
-  if (flags.seed) options->set_seed(*flags.seed);
   if (flags.logprobs) options->set_logprobs(*flags.logprobs);
   if (flags.ignore_eos) options->set_ignore_eos(true);
   for (const std::string& stop : flags.stop) options->add_stop(stop);
@@ -50,7 +42,7 @@ void FillOptions(const Flags& flags, v1::GenerationOptions* options) {
 
 absl::StatusOr<std::vector<v1::GenerateRequest>> MakeRequests(const Flags& flags) {
   v1::GenerateRequest base;
-  base.set_model(flags.model);
+  flags.Fill(&base);
   FillOptions(flags, base.mutable_options());
   if (flags.prompt) {
     RETURN_IF_ERROR(Annotate(CheckUtf8(*flags.prompt), "--prompt"));
@@ -129,8 +121,7 @@ int Generate(const Flags& flags) {
   const absl::StatusOr<std::vector<v1::GenerateRequest>> requests = MakeRequests(flags);
   if (!requests.ok()) return ReportError(requests.status());
   Client client(flags.endpoint);
-  const absl::Status ready = client.WaitReady(
-      std::chrono::duration_cast<Duration>(std::chrono::duration<double>(flags.wait)));
+  const absl::Status ready = client.WaitReady(flags.WaitTime());
   if (!ready.ok()) return ReportError(ready);
   const absl::StatusOr<v1::GetModelResponse> model = client.GetModel();
   if (!model.ok()) return ReportError(model.status());
@@ -146,28 +137,19 @@ int Generate(const Flags& flags) {
 void AddGenerate(CLI::App& app, CommandRun& run) {
   const auto flags = std::make_shared<Flags>();
   CLI::App* command = app.add_subcommand("generate", "Completions from a running deployment");
-  command->add_option("--endpoint", flags->endpoint, "HOST:PORT of the deployment")
-      ->envname("WHALEPOD_ENDPOINT")
-      ->capture_default_str();
-  command->add_option("--model", flags->model, "name of the model; default the one served");
+  flags->Declare(command);
   CLI::Option_group* prompt = command->add_option_group("prompt");
   prompt->add_option("--prompt", flags->prompt, "raw text, after the begin-of-sequence token");
   prompt->add_option("--prompt-token-ids", flags->prompt_token_ids, "token ids: 1,2,3");
   prompt->add_option("--prompts", flags->prompts,
                      "JSON lines with messages, prompt or prompt_token_ids; - is standard input");
   prompt->require_option(1);
-  command->add_option("--max-tokens", flags->max_tokens, "most tokens to generate");
-  command->add_option("--temperature", flags->temperature, "0 is greedy");
-  command->add_option("--seed", flags->seed, "of sampling; drawn if absent");
   command->add_option("--logprobs", flags->logprobs, "logprobs of each token and of the K best");
   command
       ->add_option("--stop", flags->stop, "text that ends the answer; may be given several times")
       ->allow_extra_args(false);
   command->add_flag("--ignore-eos", flags->ignore_eos, "go on after the end of sequence");
   command->add_flag("--json", flags->json, "one JSON object a line");
-  command->add_option("--wait", flags->wait, "seconds to wait for a ready deployment")
-      ->check(CLI::NonNegativeNumber)
-      ->capture_default_str();
   command->callback([flags, &run] { run = [flags] { return Generate(*flags); }; });
 }
 

@@ -7,14 +7,14 @@
 #include "base/status.h"
 #include "base/units.h"
 #include "coordinator/cli/client.h"
+#include "coordinator/cli/client_flags.h"
 #include "coordinator/cli/commands.h"
 #include "google/protobuf/util/json_util.h"
 
 namespace whalepod {
 namespace {
 
-struct Flags {
-  std::string endpoint = "127.0.0.1:50051";
+struct Flags : EndpointFlag {
   bool json = false;
 };
 
@@ -62,9 +62,7 @@ int Status(const Flags& flags) {
 void AddStatus(CLI::App& app, CommandRun& run) {
   const auto flags = std::make_shared<Flags>();
   CLI::App* command = app.add_subcommand("status", "State of a running deployment");
-  command->add_option("--endpoint", flags->endpoint, "HOST:PORT of the deployment")
-      ->envname("WHALEPOD_ENDPOINT")
-      ->capture_default_str();
+  flags->Declare(command);
   command->add_flag("--json", flags->json, "one JSON object");
   command->callback([flags, &run] { run = [flags] { return Status(*flags); }; });
 }

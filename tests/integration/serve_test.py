@@ -44,10 +44,12 @@ class ServeTest(unittest.TestCase):
     def tearDownClass(cls):
         cls.deployment.__exit__()
 
+    def endpoint(self):
+        return self.deployment.process.wait_line(r"ready.*?(127\.0\.0\.1:\d+)").group(1)
+
     def test_ctrl_c_ends_one_answer(self):
-        port = self.deployment.process.wait_line(r"ready.*?127\.0\.0\.1:(\d+)").group(1)
         chat = subprocess.Popen(
-            [BIN / "whalepod", "chat", "--endpoint", f"127.0.0.1:{port}", "--temperature", "2", "--seed", "3",
+            [BIN / "whalepod", "chat", "--endpoint", self.endpoint(), "--temperature", "2", "--seed", "3",
              "--max-tokens", "4000"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         try:
             chat.stdin.write("What is 1236 plus 2199?\n")
@@ -65,9 +67,8 @@ class ServeTest(unittest.TestCase):
         self.client.wait_status("free", lambda s: s.running == s.waiting == s.kv_blocks_used == 0)
 
     def run_cli(self, *args, stdin=None):
-        port = self.deployment.process.wait_line(r"ready.*?127\.0\.0\.1:(\d+)").group(1)
         return subprocess.run(
-            [BIN / "whalepod", *map(str, args), "--endpoint", f"127.0.0.1:{port}"],
+            [BIN / "whalepod", *map(str, args), "--endpoint", self.endpoint()],
             capture_output=True, text=True, timeout=PATIENCE, check=False, input=stdin)
 
     def test_goldens_through_four_workers(self):
