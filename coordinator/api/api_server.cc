@@ -58,14 +58,8 @@ absl::Status FillDetokenize(const ServedModel& model, const v1::DetokenizeReques
     return BadField("token_ids", "TOO_LONG", absl::StrCat(ids.size(), " tokens"),
                     absl::StrCat("at most ", model.max_model_len));
   }
-  for (int i = 0; i < ids.size(); ++i) {
-    if (ids[i] >= model.vocab_size) {
-      return BadField(absl::StrCat("token_ids[", i, "]"), "OUT_OF_RANGE", absl::StrCat(ids[i]),
-                      absl::StrCat("less than ", model.vocab_size));
-    }
-  }
-  response->set_text(model.text.tokenizer->Decode({ids.data(), static_cast<size_t>(ids.size())},
-                                                  SpecialTokens::kKeep));
+  RETURN_IF_ERROR(CheckTokenIds(model, "token_ids", ids));
+  response->set_text(model.text.tokenizer->Decode(ids, SpecialTokens::kKeep));
   return absl::OkStatus();
 }
 

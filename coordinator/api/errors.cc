@@ -31,6 +31,13 @@ absl::Status BadField(const std::string& field, const std::string& reason, const
       detail);
 }
 
+absl::Status WithField(absl::Status status, const std::string& field, const std::string& reason) {
+  v1::ErrorDetail detail;
+  detail.set_field(field);
+  detail.set_reason(reason);
+  return WithDetail(std::move(status), detail);
+}
+
 absl::Status WithRetryDelay(absl::Status status, const std::string& reason, uint32_t delay_ms) {
   v1::ErrorDetail detail;
   detail.set_reason(reason);

@@ -18,6 +18,8 @@ absl::Status BadField(const std::string& field, const std::string& reason, const
 
 // `status` with a detail attached.
 absl::Status WithDetail(absl::Status status, const v1::ErrorDetail& detail);
+// The same of a field and a reason alone.
+absl::Status WithField(absl::Status status, const std::string& field, const std::string& reason);
 absl::Status WithRetryDelay(absl::Status status, const std::string& reason, uint32_t delay_ms);
 
 grpc::Status ToGrpcStatus(const absl::Status& status);

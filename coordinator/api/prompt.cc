@@ -10,22 +10,16 @@ namespace whalepod {
 namespace {
 
 absl::Status Lacking(const char* field, const char* reason, const std::string& why) {
-  v1::ErrorDetail detail;
-  detail.set_field(field);
-  detail.set_reason(reason);
-  return WithDetail(
+  return WithField(
       absl::FailedPreconditionError(absl::StrCat(
           field, " cannot be encoded by this deployment, send prompt.token_ids: ", why)),
-      detail);
+      field, reason);
 }
 
 // An error of the tokenizer or the template about what the client sent.
 absl::Status AboutField(const char* field, const absl::Status& status) {
-  v1::ErrorDetail detail;
-  detail.set_field(field);
-  detail.set_reason("MALFORMED");
-  return WithDetail(absl::Status(status.code(), absl::StrCat(field, ": ", status.message())),
-                    detail);
+  return WithField(absl::Status(status.code(), absl::StrCat(field, ": ", status.message())), field,
+                   "MALFORMED");
 }
 
 ChatMessage MessageOf(const v1::ChatMessage& from) {
@@ -46,7 +40,7 @@ absl::StatusOr<Prompt> EncodeText(const ModelText& model, const std::string& tex
   if (!model.tokenizer->bos_id().has_value()) add_bos = AddBos::kNo;
   absl::StatusOr<std::vector<uint32_t>> ids = model.tokenizer->Encode(text, add_bos);
   if (!ids.ok()) return AboutField(kField, ids.status());
-  Prompt prompt{.ids = *std::move(ids), .text = text};
+  Prompt prompt{.field = kField, .ids = *std::move(ids), .text = text};
   if (LeavesReasoningOpen(*model.tokenizer, prompt.ids)) prompt.reasoning = ReasoningStart::kOpen;
   return prompt;
 }
@@ -62,13 +56,14 @@ absl::StatusOr<Prompt> EncodeChat(const ModelText& model, const v1::Chat& chat) 
   absl::StatusOr<std::vector<uint32_t>> ids = model.tokenizer->EncodeParts(rendered->parts);
   if (!ids.ok()) return AboutField(kField, ids.status());
   return Prompt{
+      .field = kField,
       .ids = *std::move(ids),
       .reasoning = rendered->reasoning_open ? ReasoningStart::kOpen : ReasoningStart::kClosed,
       .text = rendered->Text()};
 }
 
 Prompt PromptOfIds(const ModelText& model, const v1::TokenIds& ids) {
-  Prompt prompt;
+  Prompt prompt{.field = "prompt.token_ids"};
   prompt.ids.assign(ids.ids().begin(), ids.ids().end());
   if (model.tokenizer != nullptr && LeavesReasoningOpen(*model.tokenizer, prompt.ids)) {
     prompt.reasoning = ReasoningStart::kOpen;

@@ -13,6 +13,7 @@
 namespace whalepod {
 
 struct Prompt {
+  std::string field;  // that it came in, for errors about it
   std::vector<uint32_t> ids;
   ReasoningStart reasoning = ReasoningStart::kClosed;  // where the output begins
   std::string text;                                    // empty for a prompt of ids

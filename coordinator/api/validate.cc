@@ -42,24 +42,15 @@ absl::Status CheckPrompt(const ServedModel& model, const std::string& field,
                     absl::StrCat("at most ", model.kv_tokens - 1, " tokens: the KV cache holds ",
                                  model.kv_tokens, ", output included"));
   }
-  for (size_t i = 0; i < ids.size(); ++i) {
-    if (ids[i] >= model.vocab_size) {
-      return BadField(absl::StrCat(field, "[", i, "]"), "OUT_OF_RANGE", absl::StrCat(ids[i]),
-                      absl::StrCat("less than ", model.vocab_size));
-    }
-  }
-  return absl::OkStatus();
+  return CheckTokenIds(model, field, ids);
 }
 
 absl::Status CheckStop(const ServedModel& model, const v1::GenerationOptions& options) {
   if (options.stop().empty()) return absl::OkStatus();
   if (model.text.tokenizer == nullptr) {
-    v1::ErrorDetail detail;
-    detail.set_field("options.stop");
-    detail.set_reason("NO_TOKENIZER");
-    return WithDetail(absl::FailedPreconditionError(absl::StrCat("options.stop needs a tokenizer: ",
-                                                                 model.text.no_tokenizer)),
-                      detail);
+    return WithField(absl::FailedPreconditionError(
+                         absl::StrCat("options.stop needs a tokenizer: ", model.text.no_tokenizer)),
+                     "options.stop", "NO_TOKENIZER");
   }
   if (options.stop_size() > kMostStops) {
     return BadField("options.stop", "TOO_MANY", absl::StrCat(options.stop_size(), " texts"),
@@ -99,13 +90,7 @@ absl::Status FillSampling(const ServedModel& model, const v1::GenerationOptions&
                     absl::StrCat(options.stop_token_ids_size(), " ids"),
                     absl::StrCat("at most ", kMostStopTokens));
   }
-  for (int i = 0; i < options.stop_token_ids_size(); ++i) {
-    if (options.stop_token_ids(i) >= model.vocab_size) {
-      return BadField(absl::StrCat("options.stop_token_ids[", i, "]"), "OUT_OF_RANGE",
-                      absl::StrCat(options.stop_token_ids(i)),
-                      absl::StrCat("less than ", model.vocab_size));
-    }
-  }
+  RETURN_IF_ERROR(CheckTokenIds(model, "options.stop_token_ids", options.stop_token_ids()));
   sampling->set_temperature(temperature < kGreedyBelow ? 0.0f : temperature);
   sampling->set_seed(options.has_seed() ? options.seed() : DrawSeed());
   sampling->set_logprobs(options.has_logprobs() ? static_cast<int32_t>(options.logprobs()) : -1);
@@ -116,6 +101,17 @@ absl::Status FillSampling(const ServedModel& model, const v1::GenerationOptions&
 }
 
 }  // namespace
+
+absl::Status CheckTokenIds(const ServedModel& model, const std::string& field,
+                           absl::Span<const uint32_t> ids) {
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (ids[i] >= model.vocab_size) {
+      return BadField(absl::StrCat(field, "[", i, "]"), "OUT_OF_RANGE", absl::StrCat(ids[i]),
+                      absl::StrCat("less than ", model.vocab_size));
+    }
+  }
+  return absl::OkStatus();
+}
 
 absl::Status CheckModelName(const ServedModel& model, const std::string& name) {
   if (name.empty() || name == model.name) return absl::OkStatus();
@@ -139,10 +135,7 @@ absl::StatusOr<CheckedGenerate> ValidateGenerate(const ServedModel& model,
                     absl::StrCat("at most ", kMostRequestId, " visible ASCII characters"));
   }
   ASSIGN_OR_RETURN(Prompt prompt, ReadPrompt(model.text, request));
-  const char* field = request.has_token_ids() ? "prompt.token_ids"
-                      : request.has_text()    ? "prompt.text"
-                                              : "prompt.chat";
-  RETURN_IF_ERROR(CheckPrompt(model, field, prompt.ids));
+  RETURN_IF_ERROR(CheckPrompt(model, prompt.field, prompt.ids));
   CheckedGenerate out;
   RETURN_IF_ERROR(FillSampling(model, request.options(), prompt.ids.size(), &out.request.sampling));
   out.request.prompt = std::move(prompt.ids);

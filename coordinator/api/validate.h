@@ -8,6 +8,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/types/span.h"
 #include "coordinator/api/prompt.h"
 #include "coordinator/sched/scheduler.h"
 #include "coordinator/text/model_text.h"
@@ -29,6 +30,10 @@ struct ServedModel {
   std::string plan_hash;
   std::string layout;
 };
+
+// INVALID_ARGUMENT names the first id of `field` that is not in the vocabulary.
+absl::Status CheckTokenIds(const ServedModel& model, const std::string& field,
+                           absl::Span<const uint32_t> ids);
 
 // NOT_FOUND for a name that is neither empty nor the model's.
 absl::Status CheckModelName(const ServedModel& model, const std::string& name);
