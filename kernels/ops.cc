@@ -420,8 +420,45 @@ absl::Status Backend::Sample(const SampleArgs& args) {
       check.Fail("temperature entry", "at least 0", args.temperature[r]);
     }
   }
+  for (int64_t r = 0; args.target != nullptr && r < args.rows && check.status().ok(); ++r) {
+    check.AtMost("target entry", args.target[r], args.vocab - 1);
+  }
   RETURN_IF_ERROR(check.status());
   return DoSample(args);
+}
+
+namespace {
+
+void CheckFilter(const SampleFilter& filter, int64_t vocab, Checker& check) {
+  check.Pointer("row's logits", filter.logits);
+  const auto in_range = [&](const char* what, int64_t id) {
+    check.AtLeast(what, id, 0).AtMost(what, id, vocab - 1);
+  };
+  for (const TokenCount& count : filter.seen) in_range("seen id", count.id);
+  for (const LogitBias& bias : filter.bias) in_range("id of a bias", bias.id);
+  for (const int32_t id : filter.banned) in_range("banned id", id);
+  check.AtLeast("top_k", filter.top_k, 0);
+  // Colder, a logit divided by it could overflow.
+  if (filter.temperature != 0 && !(filter.temperature >= 1e-6f)) {
+    check.Fail("temperature", "0 or at least 1e-6", filter.temperature);
+  }
+  if (!(filter.repetition_penalty > 0)) {
+    check.Fail("repetition_penalty", "above 0", filter.repetition_penalty);
+  }
+  if (!(filter.top_p > 0)) check.Fail("top_p", "above 0", filter.top_p);
+  if (!(filter.min_p >= 0 && filter.min_p <= 1)) check.Fail("min_p", "0 to 1", filter.min_p);
+}
+
+}  // namespace
+
+absl::Status Backend::SampleFiltered(const SampleFilteredArgs& args) {
+  if (args.rows.empty()) return absl::OkStatus();
+  Checker check("SampleFiltered");
+  check.AtLeast("vocab", args.vocab, 1);
+  check.Pointer("best", args.best).Pointer("scratch", args.scratch);
+  for (const SampleFilter& filter : args.rows) CheckFilter(filter, args.vocab, check);
+  RETURN_IF_ERROR(check.status());
+  return DoSampleFiltered(args);
 }
 
 }  // namespace whalepod

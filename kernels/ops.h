@@ -267,9 +267,12 @@ struct SampleArgs {
   const uint64_t* seed = nullptr;      // [rows]
   const uint32_t* position = nullptr;  // [rows]: index of the generated token
   const uint32_t* choice = nullptr;    // [rows]
-  SampleCandidate* best = nullptr;     // [rows]
-  float* segment_max = nullptr;        // [rows, segments]; NaN if any logit is NaN
-  float* segment_sum = nullptr;        // [rows, segments]
+  // [rows], may be null: ids that are not sampled but given; best is this id if the slice has it.
+  // Negative: none.
+  const int32_t* target = nullptr;
+  SampleCandidate* best = nullptr;  // [rows]
+  float* segment_max = nullptr;     // [rows, segments]; NaN if any logit is NaN
+  float* segment_sum = nullptr;     // [rows, segments]
   // The top_k largest logits of the slice, descending, ties to the lowest id; id -1 past the end.
   int64_t top_k = 0;
   SampleCandidate* top = nullptr;  // [rows, top_k]
@@ -278,6 +281,53 @@ struct SampleArgs {
 constexpr int64_t VocabSegment(int64_t vocab) {
   return ((vocab + kVocabSegments - 1) / kVocabSegments + 31) / 32 * 32;
 }
+// How often an id stands in the tokens that penalties look at.
+struct TokenCount {
+  int32_t id = 0;
+  uint32_t generated = 0;  // times among the generated tokens; 0: only in the prompt
+};
+struct LogitBias {
+  int32_t id = 0;
+  float bias = 0;
+};
+
+// What narrows the choice of one row, in the order in which it is applied: penalties, bias, banned
+// ids, temperature, top-k, top-p, min-p (docs/sampling.md). The defaults narrow nothing.
+struct SampleFilter {
+  const float* logits = nullptr;      // [vocab]: a whole row
+  absl::Span<const TokenCount> seen;  // each id once
+  float repetition_penalty = 1;       // of seen ids: positive logits / r, others * r
+  float presence_penalty = 0;         // taken from generated ids
+  float frequency_penalty = 0;        // times `generated`, likewise
+  absl::Span<const LogitBias> bias;
+  absl::Span<const int32_t> banned;
+  float temperature = 1;  // 0: greedy, and then nothing below counts
+  int64_t top_k = 0;      // 0: all
+  float top_p = 1;
+  float min_p = 0;
+  uint64_t seed = 0;
+  uint32_t position = 0;  // index of the generated token
+  uint32_t choice = 0;
+};
+
+// The best candidate among the ids of each row that its filter keeps; its noise is that of Sample,
+// so a filter that keeps the winner of the whole row does not change it. `logit` is the row's own,
+// before penalties. Id -1 if a logit is NaN or +inf or none is left. Kept ids are a prefix of the
+// order (adjusted logit descending, id ascending).
+struct SampleFilteredArgs {
+  absl::Span<const SampleFilter> rows;
+  int64_t vocab = 0;
+  SampleCandidate* best = nullptr;  // [rows]
+  // [rows, ceil(vocab / 32)], may be null: bit id % 32 of word id / 32 is set for each kept id. All
+  // clear for greedy rows and where best is none.
+  uint32_t* kept = nullptr;
+  float* scratch = nullptr;  // SampleFilteredScratch(vocab, threads) floats
+};
+// Two rows a thread, in whole cache lines.
+constexpr int64_t SampleFilteredScratch(int64_t vocab, int64_t threads) {
+  return threads * 2 * ((vocab + 63) / 64 * 64);
+}
+
 // log(sum exp) over all 16 segments by the tree over segments, from the parts in segment order.
 float LogSumExp(absl::Span<const float> segment_max, absl::Span<const float> segment_sum);
 
@@ -301,6 +351,7 @@ class Backend {
   absl::Status TreeAdd(const TreeAddArgs& args);
   absl::Status Cast(const CastArgs& args);
   absl::Status Sample(const SampleArgs& args);
+  absl::Status SampleFiltered(const SampleFilteredArgs& args);
 
   // "avx512", "avx2", "portable": part of a worker's hello; an epoch has one.
   virtual std::string InstructionPath() const = 0;
@@ -327,6 +378,7 @@ class Backend {
   virtual absl::Status DoTreeAdd(const TreeAddArgs& args) = 0;
   virtual absl::Status DoCast(const CastArgs& args) = 0;
   virtual absl::Status DoSample(const SampleArgs& args) = 0;
+  virtual absl::Status DoSampleFiltered(const SampleFilteredArgs& args) = 0;
 };
 
 }  // namespace whalepod

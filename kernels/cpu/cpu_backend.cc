@@ -113,6 +113,9 @@ class CpuBackend : public Backend {
   absl::Status DoTreeAdd(const TreeAddArgs& args) override { return Call(ops_.tree_add, args); }
   absl::Status DoCast(const CastArgs& args) override { return Call(ops_.cast, args); }
   absl::Status DoSample(const SampleArgs& args) override { return Call(ops_.sample, args); }
+  absl::Status DoSampleFiltered(const SampleFilteredArgs& args) override {
+    return Call(ops_.sample_filtered, args);
+  }
 
  private:
   template <typename Args>

@@ -29,6 +29,7 @@ namespace whalepod::cpu {
   void TreeAdd(const TreeAddArgs& args, ThreadPool& pool);                                \
   void Cast(const CastArgs& args, ThreadPool& pool);                                      \
   void Sample(const SampleArgs& args, ThreadPool& pool);                                  \
+  void SampleFiltered(const SampleFilteredArgs& args, ThreadPool& pool);                  \
   int64_t AttentionExpandedScratch(int64_t max_context, int64_t max_tokens, int64_t nope, \
                                    int64_t v, DType type, int threads);                   \
   int64_t AttentionAbsorbedScratch(int64_t max_context, int threads);                     \

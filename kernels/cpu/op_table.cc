@@ -21,6 +21,7 @@ const OpTable& Ops() {
       .tree_add = TreeAdd,
       .cast = Cast,
       .sample = Sample,
+      .sample_filtered = SampleFiltered,
       .attention_expanded_scratch = AttentionExpandedScratch,
       .attention_absorbed_scratch = AttentionAbsorbedScratch,
   };

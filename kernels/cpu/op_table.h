@@ -24,6 +24,7 @@ struct OpTable {
   void (*tree_add)(const TreeAddArgs&, ThreadPool&);
   void (*cast)(const CastArgs&, ThreadPool&);
   void (*sample)(const SampleArgs&, ThreadPool&);
+  void (*sample_filtered)(const SampleFilteredArgs&, ThreadPool&);
   int64_t (*attention_expanded_scratch)(int64_t max_context, int64_t max_tokens, int64_t nope,
                                         int64_t v, DType type, int threads);
   int64_t (*attention_absorbed_scratch)(int64_t max_context, int threads);

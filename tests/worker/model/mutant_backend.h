@@ -56,6 +56,9 @@ class MutantBackend : public Backend {
   absl::Status DoTreeAdd(const TreeAddArgs& args) override;
   absl::Status DoCast(const CastArgs& args) override { return inner_->Cast(args); }
   absl::Status DoSample(const SampleArgs& args) override { return inner_->Sample(args); }
+  absl::Status DoSampleFiltered(const SampleFilteredArgs& args) override {
+    return inner_->SampleFiltered(args);
+  }
 
  private:
   std::unique_ptr<Backend> inner_;
