@@ -61,8 +61,8 @@ absl::StatusOr<v1::StepResult> StepExecutor::RunStep(const v1::StepPlan& step, T
   const TimePoint start = options_.clock->Now();
   RETURN_IF_ERROR(sequences_->Apply(step));
   ASSIGN_OR_RETURN(const Batch batch, sequences_->Layout(step));
-  ASSIGN_OR_RETURN(const std::vector<Sampled> sampled, forward_->Run(batch, pool_, deadline));
-  std::vector<v1::SampledToken> tokens = sequences_->Commit(batch, sampled);
+  ASSIGN_OR_RETURN(const std::vector<Sampled> rows, forward_->Run(batch, pool_, deadline));
+  SequenceTable::Results results = sequences_->Commit(batch, rows);
   last_step_ = step.step();
 
   v1::StepResult result;
@@ -70,7 +70,8 @@ absl::StatusOr<v1::StepResult> StepExecutor::RunStep(const v1::StepPlan& step, T
   result.set_step(step.step());
   result.set_digest(sequences_->Digest());
   if (forward_->dims().at.tp == 0) {
-    for (v1::SampledToken& token : tokens) *result.add_tokens() = std::move(token);
+    for (v1::SampledToken& token : results.tokens) *result.add_tokens() = std::move(token);
+    for (v1::PromptLogprob& score : results.prompt) *result.add_prompt() = std::move(score);
   }
   result.set_compute_micros(static_cast<uint32_t>(
       std::chrono::duration_cast<std::chrono::microseconds>(options_.clock->Now() - start)

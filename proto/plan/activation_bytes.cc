@@ -160,18 +160,28 @@ void TakeMoe(const Shapes& s, Counter& c) {
 // HeadBlock.
 void TakeHead(const Shapes& s, Counter& c) {
   constexpr int64_t kCandidate = 12, kMaxTop = 20;
-  const int64_t rows = s.runtime.max_num_seqs();
+  const int64_t seqs = s.runtime.max_num_seqs();
+  const int64_t rows = std::min(s.tokens, std::max<int64_t>(seqs, 32));
   const int64_t segments = VocabSegmentsOf(s.layout, s.at.tp).size();
+  const int64_t ids = VocabIdsOf(s.model, s.layout, s.at.tp).size();
+  const int64_t vocab = s.model.vocab_size();
+  const int64_t threads = std::max<int64_t>(1, s.runtime.threads_per_rank());
   const int64_t all_bytes =
       s.layout.tp() * (1 + kMaxTop) * kCandidate + kVocabularySegments * 2 * kF32;
   c.Take(rows * s.hidden * kF32);
   c.Take(rows * s.hidden * s.act);
-  c.Take(rows * VocabIdsOf(s.model, s.layout, s.at.tp).size() * kF32);
-  c.Take(rows * kCandidate);
-  c.Take(rows * segments * kF32);
-  c.Take(rows * segments * kF32);
-  c.Take(rows * kMaxTop * kCandidate);
-  c.Take(rows * all_bytes);
+  c.Take(rows * ids * kF32);
+  c.Take(s.tokens * kCandidate);
+  c.Take(s.tokens * segments * kF32);
+  c.Take(s.tokens * segments * kF32);
+  c.Take(s.tokens * kMaxTop * kCandidate);
+  c.Take(s.tokens * all_bytes);
+  c.Take(threads * 2 * RoundUp(vocab, 64) * kF32);
+  if (s.layout.tp() == 1) return;
+  const int64_t owned = CeilDiv(seqs, s.layout.tp());
+  c.Take(seqs * ids * kF32);
+  c.Take(owned * vocab * kF32);
+  c.Take(owned * vocab * kF32);
 }
 
 }  // namespace

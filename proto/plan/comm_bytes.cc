@@ -57,8 +57,9 @@ int64_t MaxContribution(const v1::ShardingPlan& header, int group) {
   int64_t bytes = 0;
   if (absl::StartsWith(name, "tp")) {
     const int64_t inputs = model.q_lora_rank() + model.kv_lora_rank() + model.qk_rope_head_dim();
-    bytes = std::max(
-        {tokens * hidden * 4, tokens * inputs * 4, runtime.max_num_seqs() * kSampleRowBytes});
+    const int64_t vocab_slice = VocabIdsOf(model, layout, 0).size();  // the longest
+    bytes = std::max({tokens * hidden * 4, tokens * inputs * 4, tokens * kSampleRowBytes,
+                      runtime.max_num_seqs() * vocab_slice * 4});
   } else if (absl::StartsWith(name, "moe_tp")) {
     bytes = tokens * layout.dp() * top_k * CeilDiv(model.moe_intermediate_size(), layout.moe_tp()) *
             act;

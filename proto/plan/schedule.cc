@@ -66,6 +66,9 @@ class Builder {
         Gather(v1::COLLECTIVE_TAG_FFN_GATHER, layer, columns_.size() * 4);
       }
     }
+    // A row's slice goes to the rank that samples it.
+    Add(v1::COLLECTIVE_OP_ALL_TO_ALL, groups_.tp, v1::COLLECTIVE_TAG_SAMPLE_ROWS, 0, 0,
+        VocabIdsOf(model_, layout_, at_.tp).size() * 4);
     // The best candidate, each segment's maximum and sum, and up to 20 best ids with two floats.
     const int64_t row = 12 + VocabSegmentsOf(layout_, at_.tp).size() * 8 + 20 * 12;
     Add(v1::COLLECTIVE_OP_ALL_GATHER, groups_.tp, v1::COLLECTIVE_TAG_SAMPLE, 0, 0,

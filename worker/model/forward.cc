@@ -91,8 +91,8 @@ absl::Status DeepSeekV3::Carve() {
     moe_.emplace(dims_, options_.backend, exchange_.get(), &*slices_, options_.observer, arena);
   }
   arena.Reset(shared);
-  sampler_.emplace(dims_, plan.layout(), options_.backend, exchange_.get(), options_.observer,
-                   arena);
+  sampler_.emplace(dims_, plan.model(), plan.layout(), options_.backend, exchange_.get(),
+                   options_.observer, arena);
   needed_ = arena.needed();
   if (needed_ > options_.activation_bytes) {
     return absl::ResourceExhaustedError(absl::StrCat(

@@ -43,7 +43,8 @@ class Forward {
   virtual int64_t activation_bytes() const = 0;
 
   // Runs one step; the latents of batch's rows are in `pool` afterwards. One result for each of
-  // batch.sample_rows. Every collective of the plan's schedule is called, also with no row.
+  // batch.score_rows, then one for each of batch.sample_rows. Every collective of the plan's
+  // schedule is called, also with no row.
   virtual absl::StatusOr<std::vector<Sampled>> Run(const Batch& batch, const LatentPool& pool,
                                                    TimePoint deadline) = 0;
 };

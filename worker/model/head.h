@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -13,13 +14,14 @@
 #include "worker/model/dims.h"
 #include "worker/model/exchange.h"
 #include "worker/model/observer.h"
+#include "worker/model/row_sampler.h"
 #include "worker/weights/weights.h"
 
 namespace whalepod {
 
-// What one row's sampling gave. The same on all ranks of a TP group.
+// What one row gave. The same on all ranks of a TP group.
 struct Sampled {
-  int32_t id = 0;     // 0 if there is an error
+  int32_t id = 0;     // sampled, or a score row's target; 0 if there is an error
   float logprob = 0;  // of the raw logits
   struct Top {
     int32_t id = 0;
@@ -34,35 +36,43 @@ class HeadBlock {
   // The most best logprobs that a row may ask for.
   static constexpr int64_t kMaxTop = 20;
 
-  HeadBlock(const Dims& dims, const v1::Layout& layout, Backend* backend,
-            ScheduledExchange* exchange, ForwardObserver* observer, ActivationArena& arena);
+  HeadBlock(const Dims& dims, const v1::ModelSpec& model, const v1::Layout& layout,
+            Backend* backend, ScheduledExchange* exchange, ForwardObserver* observer,
+            ActivationArena& arena);
 
-  // h [batch.tokens, hidden]; only rows that sample are computed. head [vocab_ids.size(), hidden].
+  // One for each of batch.score_rows, then one for each of batch.sample_rows; no other row is
+  // computed.   h [batch.tokens, hidden], head [vocab_ids.size(), hidden]
   absl::StatusOr<std::vector<Sampled>> Run(const PlainTensor& norm, const PackedMatrix& head,
                                            const Batch& batch, const float* h);
 
  private:
   int64_t RowBytes(int tp_rank, int64_t top_k) const;
-  absl::Status Logits(const PlainTensor& norm, const PackedMatrix& head, const Batch& batch,
-                      const float* h);
-  absl::Status Candidates(const Batch& batch);
-  absl::Status Gather(const Batch& batch);
-  Sampled Choose(const Batch& batch, int64_t row) const;
+  // Logits of some rows of h.
+  absl::Status Logits(const PlainTensor& norm, const PackedMatrix& head,
+                      absl::Span<const int32_t> h_rows, const float* h);
+  // Candidates of the rows in logits_, which become rows [first, ..) of the results.
+  absl::Status Score(const Batch& batch, absl::Span<const ScoreRow> rows, int64_t first);
+  absl::Status Sample(const Batch& batch, int64_t first);
+  SampleArgs Candidates(const Batch& batch, int64_t rows, int64_t first) const;
+  absl::Status Gather(int64_t rows, int64_t top_k);
+  Sampled Choose(int64_t rows, int64_t top_k, int64_t row) const;
 
   const Dims& dims_;
+  const int64_t piece_;  // P: rows whose logits are held at once; all that sample are
   Backend* backend_;
   ScheduledExchange* exchange_;
   ForwardObserver* observer_;
   std::vector<int64_t> segments_of_;  // [tp]
 
-  float* rows_ = nullptr;            // [S, hidden]: h of the rows that sample
-  void* x_ = nullptr;                // [S, hidden] activation type
-  float* logits_ = nullptr;          // [S, vocab_ids]
-  SampleCandidate* best_ = nullptr;  // [S]
-  float* segment_max_ = nullptr;     // [S, vocab_segments]
-  float* segment_sum_ = nullptr;     // [S, vocab_segments]
-  SampleCandidate* top_ = nullptr;   // [S, top_k]
-  std::byte* all_ = nullptr;         // per TP rank [S, RowBytes]
+  float* rows_ = nullptr;            // [P, hidden]: rows of h
+  void* x_ = nullptr;                // [P, hidden] activation type
+  float* logits_ = nullptr;          // [P, vocab_ids]
+  SampleCandidate* best_ = nullptr;  // [T]
+  float* segment_max_ = nullptr;     // [T, vocab_segments]
+  float* segment_sum_ = nullptr;     // [T, vocab_segments]
+  SampleCandidate* top_ = nullptr;   // [T, top_k]
+  std::byte* all_ = nullptr;         // per TP rank [T, RowBytes]
+  std::optional<RowSampler> filtered_;
 };
 
 }  // namespace whalepod

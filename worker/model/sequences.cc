@@ -28,6 +28,16 @@ class Fnv1a {
   uint64_t hash_ = 0xcbf29ce484222325u;
 };
 
+// The `asked` best of a row.
+template <typename Message>
+void AddTop(const Sampled& row, size_t asked, Message& out) {
+  for (size_t k = 0; k < std::min(asked, row.top.size()); ++k) {
+    v1::TopLogprob* top = out.add_top();
+    top->set_token_id(row.top[k].id);
+    top->set_logprob(row.top[k].logprob);
+  }
+}
+
 }  // namespace
 
 SequenceTable::SequenceTable(const Dims& dims, const LatentPool& pool)
@@ -59,28 +69,59 @@ absl::Status SequenceTable::Add(const v1::NewSequence& entry) {
     return Disagree("new sequence ", entry.sequence(), ": slot ", entry.slot(), " holds sequence ",
                     slot->id);
   }
+  RETURN_IF_ERROR(Annotate(CheckNew(entry), absl::StrCat("new sequence ", entry.sequence())));
+  Sequence& sequence = slot.emplace();
+  sequence.id = entry.sequence();
+  sequence.tokens.assign(entry.tokens().begin(), entry.tokens().end());
+  sequence.prompt_len = entry.prompt_len();
+  sequence.sampling = entry.sampling();
+  for (const v1::LogitBias& bias : entry.sampling().logit_bias()) {
+    sequence.bias.push_back({static_cast<int32_t>(bias.token_id()), bias.bias()});
+  }
+  sequence.banned.assign(entry.sampling().banned_token_ids().begin(),
+                         entry.sampling().banned_token_ids().end());
+  if (!sequence.has_penalties()) return absl::OkStatus();
+  for (int64_t i = 0; i < sequence.known(); ++i) {
+    sequence.seen.Add(static_cast<int32_t>(sequence.tokens[i]), i >= sequence.prompt_len);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status SequenceTable::CheckNew(const v1::NewSequence& entry) const {
   if (entry.prompt_len() == 0 || entry.prompt_len() > static_cast<uint32_t>(entry.tokens_size()) ||
       entry.tokens_size() > dims_.max_positions) {
-    return Disagree("new sequence ", entry.sequence(), ": ", entry.tokens_size(),
-                    " tokens with a prompt of ", entry.prompt_len(), ", limit ",
-                    dims_.max_positions);
+    return Disagree(entry.tokens_size(), " tokens with a prompt of ", entry.prompt_len(),
+                    ", limit ", dims_.max_positions);
   }
   for (uint32_t token : entry.tokens()) {
     if (token >= dims_.vocab) {
-      return Disagree("new sequence ", entry.sequence(), ": token ", token,
-                      " is outside the vocabulary of ", dims_.vocab);
+      return Disagree("token ", token, " is outside the vocabulary of ", dims_.vocab);
     }
   }
-  if (entry.sampling().logprobs() > HeadBlock::kMaxTop) {
-    return Disagree("new sequence ", entry.sequence(), ": ", entry.sampling().logprobs(),
-                    " logprobs, limit ", HeadBlock::kMaxTop);
+  return CheckSampling(entry.sampling());
+}
+
+absl::Status SequenceTable::CheckSampling(const v1::SamplingParams& sampling) const {
+  if (sampling.logprobs() > HeadBlock::kMaxTop || sampling.prompt_logprobs() > HeadBlock::kMaxTop) {
+    return Disagree(sampling.logprobs(), " logprobs and ", sampling.prompt_logprobs(),
+                    " of the prompt, limit ", HeadBlock::kMaxTop);
   }
-  slot.emplace();
-  slot->id = entry.sequence();
-  slot->tokens.assign(entry.tokens().begin(), entry.tokens().end());
-  slot->prompt_len = entry.prompt_len();
-  slot->sampling = entry.sampling();
+  for (const v1::LogitBias& bias : sampling.logit_bias()) {
+    if (bias.token_id() >= dims_.vocab) {
+      return Disagree("bias of token ", bias.token_id(), ", the vocabulary is ", dims_.vocab);
+    }
+  }
+  for (uint32_t token : sampling.banned_token_ids()) {
+    if (token >= dims_.vocab) {
+      return Disagree("banned token ", token, ", the vocabulary is ", dims_.vocab);
+    }
+  }
   return absl::OkStatus();
+}
+
+bool SequenceTable::Sequence::has_penalties() const {
+  return (sampling.repetition_penalty() != 0 && sampling.repetition_penalty() != 1) ||
+         sampling.presence_penalty() != 0 || sampling.frequency_penalty() != 0;
 }
 
 absl::Status SequenceTable::Apply(const v1::StepPlan& step) {
@@ -142,9 +183,48 @@ void SequenceTable::AddSample(uint32_t slot, const Sequence& sequence, int64_t r
   batch.sample_rows.push_back({.row = static_cast<int32_t>(row), .slot = slot});
   batch.temperature.push_back(sequence.sampling.temperature());
   batch.seed.push_back(sequence.sampling.seed());
-  batch.generated.push_back(static_cast<uint32_t>(sequence.known() - sequence.prompt_len));
+  batch.generated.push_back(static_cast<uint32_t>(sequence.generated()));
   batch.choice.push_back(sequence.sampling.choice());
   batch.top_k = std::max<int64_t>(batch.top_k, sequence.sampling.logprobs());
+  AddFilter(sequence, batch);
+}
+
+void SequenceTable::AddFilter(const Sequence& sequence, Batch& batch) {
+  const v1::SamplingParams& sampling = sequence.sampling;
+  const bool banned = sequence.generated() < sampling.min_tokens() && !sequence.banned.empty();
+  const bool cut = sampling.temperature() != 0 &&
+                   (sampling.top_k() > 0 || (sampling.top_p() > 0 && sampling.top_p() < 1) ||
+                    sampling.min_p() > 0);
+  if (!banned && !cut && !sequence.has_penalties() && sequence.bias.empty()) return;
+  const auto or_one = [](float value) { return value == 0 ? 1.0f : value; };
+  SampleFilter filter{.seen = sequence.seen.counts(),
+                      .repetition_penalty = or_one(sampling.repetition_penalty()),
+                      .presence_penalty = sampling.presence_penalty(),
+                      .frequency_penalty = sampling.frequency_penalty(),
+                      .bias = sequence.bias,
+                      .temperature = sampling.temperature(),
+                      .top_k = sampling.top_k(),
+                      .top_p = or_one(sampling.top_p()),
+                      .min_p = sampling.min_p(),
+                      .seed = sampling.seed(),
+                      .position = static_cast<uint32_t>(sequence.generated()),
+                      .choice = sampling.choice()};
+  if (banned) filter.banned = sequence.banned;
+  batch.filtered.push_back({.sample = batch.samples() - 1, .filter = filter});
+}
+
+void SequenceTable::AddScores(uint32_t slot, const Sequence& sequence, const PromptSpan& span,
+                              Batch& batch) {
+  if (!sequence.sampling.has_prompt_logprobs()) return;
+  for (int64_t i = 0; i < span.rows; ++i) {
+    const int64_t next = span.pos0 + i + 1;
+    if (next >= sequence.prompt_len) return;
+    batch.score_rows.push_back({.row = static_cast<int32_t>(span.row0 + i),
+                                .slot = slot,
+                                .target = static_cast<int32_t>(sequence.tokens[next]),
+                                .position = static_cast<uint32_t>(next)});
+  }
+  batch.top_k = std::max<int64_t>(batch.top_k, sequence.sampling.prompt_logprobs());
 }
 
 absl::Status SequenceTable::SetGroupTokens(const v1::StepPlan& step, Batch& batch) const {
@@ -183,6 +263,7 @@ absl::StatusOr<Batch> SequenceTable::Layout(const v1::StepPlan& step) {
                                       .rows = positions.size(),
                                       .pos0 = positions.begin,
                                       .block_table = sequence.blocks.data()});
+        AddScores(slot, sequence, batch.prompt_spans.back(), batch);
       }
       for (int64_t p = positions.begin; p < positions.end; ++p) AddRow(sequence, p, batch);
       if (positions.end == end) last_row[slot] = batch.tokens - 1;
@@ -198,32 +279,43 @@ absl::StatusOr<Batch> SequenceTable::Layout(const v1::StepPlan& step) {
   return batch;
 }
 
-std::vector<v1::SampledToken> SequenceTable::Commit(const Batch& batch,
-                                                    absl::Span<const Sampled> sampled) {
-  CHECK_EQ(sampled.size(), batch.sample_rows.size());
+SequenceTable::Results SequenceTable::Commit(const Batch& batch,
+                                             absl::Span<const Sampled> results) {
+  CHECK_EQ(static_cast<int64_t>(results.size()), batch.scores() + batch.samples());
   for (std::optional<Sequence>& sequence : slots_) {
     if (sequence) sequence->computed += sequence->step_rows;
   }
-  std::vector<v1::SampledToken> tokens;
+  Results out;
+  for (size_t i = 0; i < batch.score_rows.size(); ++i) {
+    const ScoreRow& row = batch.score_rows[i];
+    const Sequence& sequence = *slots_[row.slot];
+    v1::PromptLogprob& score = out.prompt.emplace_back();
+    score.set_sequence(sequence.id);
+    score.set_position(row.position);
+    score.set_token_id(static_cast<uint32_t>(row.target));
+    score.set_logprob(results[i].logprob);
+    score.set_error(results[i].error);
+    AddTop(results[i], sequence.sampling.prompt_logprobs(), score);
+  }
+  const absl::Span<const Sampled> sampled = results.subspan(batch.score_rows.size());
   for (size_t i = 0; i < sampled.size(); ++i) {
     Sequence& sequence = *slots_[batch.sample_rows[i].slot];
-    v1::SampledToken& token = tokens.emplace_back();
+    v1::SampledToken& token = out.tokens.emplace_back();
     token.set_slot(batch.sample_rows[i].slot);
     token.set_sequence(sequence.id);
     token.set_index(batch.generated[i]);
     token.set_token_id(sampled[i].id);
     token.set_error(sampled[i].error);
     const int32_t asked = sequence.sampling.logprobs();
-    if (asked >= 0) token.set_logprob(sampled[i].logprob);
-    for (int32_t k = 0; k < std::min<int32_t>(asked, sampled[i].top.size()); ++k) {
-      v1::TopLogprob* top = token.add_top();
-      top->set_token_id(sampled[i].top[k].id);
-      top->set_logprob(sampled[i].top[k].logprob);
+    if (asked >= 0) {
+      token.set_logprob(sampled[i].logprob);
+      AddTop(sampled[i], static_cast<size_t>(asked), token);
     }
     sequence.tokens.push_back(sampled[i].id);
     sequence.decoding = true;
+    if (sequence.has_penalties()) sequence.seen.Add(sampled[i].id, /*generated=*/true);
   }
-  return tokens;
+  return out;
 }
 
 uint64_t SequenceTable::Digest() const {

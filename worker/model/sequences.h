@@ -13,6 +13,7 @@
 #include "worker/model/batch.h"
 #include "worker/model/dims.h"
 #include "worker/model/head.h"
+#include "worker/model/seen_tokens.h"
 
 namespace whalepod {
 
@@ -30,9 +31,14 @@ class SequenceTable {
   // The rows of this step. Block tables in it are valid until the next Apply.
   absl::StatusOr<Batch> Layout(const v1::StepPlan& step);
 
-  // Takes the step's results: tokens are computed, sampled ones known. `sampled` is by
-  // batch.sample_rows. Returns what TP rank 0 reports.
-  std::vector<v1::SampledToken> Commit(const Batch& batch, absl::Span<const Sampled> sampled);
+  // What TP rank 0 reports of a step.
+  struct Results {
+    std::vector<v1::SampledToken> tokens;
+    std::vector<v1::PromptLogprob> prompt;
+  };
+  // Takes the step's results: tokens are computed, sampled ones known. `results` is as
+  // HeadBlock::Run's: of batch.score_rows, then of batch.sample_rows.
+  Results Commit(const Batch& batch, absl::Span<const Sampled> results);
 
   // FNV-1a-64 over the live sequences (docs/life-of-a-request.md).
   uint64_t Digest() const;
@@ -47,12 +53,20 @@ class SequenceTable {
     bool decoding = false;  // it has sampled
     BlockTable blocks;
     v1::SamplingParams sampling;
+    // What sampling narrows the choice by, in the form that the op takes.
+    SeenTokens seen;  // only where there are penalties
+    std::vector<LogitBias> bias;
+    std::vector<int32_t> banned;  // before min_tokens tokens
 
     int64_t known() const { return static_cast<int64_t>(tokens.size()); }
     int64_t pending() const { return known() - computed; }
+    int64_t generated() const { return known() - prompt_len; }
+    bool has_penalties() const;
   };
 
   absl::Status Add(const v1::NewSequence& entry);
+  absl::Status CheckNew(const v1::NewSequence& entry) const;
+  absl::Status CheckSampling(const v1::SamplingParams& sampling) const;
   absl::Status SetRows(const v1::StepPlan& step);
   // The live sequence of an entry; null if it is of another DP group.
   template <typename Entry>
@@ -62,6 +76,10 @@ class SequenceTable {
   absl::Status SetGroupTokens(const v1::StepPlan& step, Batch& batch) const;
   void AddRow(const Sequence& sequence, int64_t position, Batch& batch) const;
   void AddSample(uint32_t slot, const Sequence& sequence, int64_t row, Batch& batch) const;
+  static void AddFilter(const Sequence& sequence, Batch& batch);
+  // Rows of a prompt span whose next token is to be scored.
+  static void AddScores(uint32_t slot, const Sequence& sequence, const PromptSpan& span,
+                        Batch& batch);
 
   const Dims& dims_;
   const LatentPool& pool_;

@@ -175,7 +175,7 @@ TEST(ScheduleTest, OrderOfTheForwardPass) {
                           v1::COLLECTIVE_TAG_ATTN_GATHER, v1::COLLECTIVE_TAG_MOE_DISPATCH,
                           v1::COLLECTIVE_TAG_MOE_ACTIVATION, v1::COLLECTIVE_TAG_MOE_COMBINE,
                           v1::COLLECTIVE_TAG_SHARED_PARTIAL, v1::COLLECTIVE_TAG_MOE_GATHER,
-                          v1::COLLECTIVE_TAG_SAMPLE));
+                          v1::COLLECTIVE_TAG_SAMPLE_ROWS, v1::COLLECTIVE_TAG_SAMPLE));
   // world, tp0, tp1, moe_tp0, moe_tp1; rank 3 is in 0, 2, 4.
   EXPECT_EQ(GroupsOf(m, layout).size(), 5u);
   EXPECT_THAT(GroupsOfRank(m, layout, 3), ElementsAre(0, 2, 4));

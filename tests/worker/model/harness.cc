@@ -162,7 +162,7 @@ absl::StatusOr<std::vector<v1::StepResult>> Deployment::Step(v1::StepPlan step) 
     if (results[r].digest() != results[leader].digest()) {
       return absl::InternalError(absl::StrCat("digests of ranks ", r, " and ", leader, " differ"));
     }
-    if (static_cast<int>(r) != leader && results[r].tokens_size() > 0) {
+    if (static_cast<int>(r) != leader && results[r].tokens_size() + results[r].prompt_size() > 0) {
       return absl::InternalError(absl::StrCat("rank ", r, " reports tokens"));
     }
   }
@@ -178,6 +178,8 @@ int64_t Deployment::planned_activations(int rank) const {
 }
 
 namespace {
+
+constexpr uint64_t kFirstSequence = 100;
 
 // The sequences and blocks of one DP group.
 class GroupScheduler {
@@ -236,6 +238,9 @@ class GroupScheduler {
     for (Live& live : slots_) {
       if (live.used) live.computed += live.step_rows;
     }
+    for (const v1::PromptLogprob& token : result.prompt()) {
+      (*completions)[token.sequence() - kFirstSequence].prompt.push_back(token);
+    }
     for (const v1::SampledToken& token : result.tokens()) {
       Live& live = slots_[token.slot()];
       Completion& completion = (*completions)[live.index];
@@ -276,12 +281,13 @@ class GroupScheduler {
       live.request = request;
       live.known = static_cast<int64_t>(request->prompt.size() + request->generated.size());
       v1::NewSequence* entry = step->add_new_sequences();
-      entry->set_sequence(100 + index);
+      entry->set_sequence(kFirstSequence + index);
       entry->set_slot(slot);
       entry->set_dp_group(group_);
       entry->mutable_tokens()->Add(request->prompt.begin(), request->prompt.end());
       entry->mutable_tokens()->Add(request->generated.begin(), request->generated.end());
       entry->set_prompt_len(static_cast<uint32_t>(request->prompt.size()));
+      *entry->mutable_sampling() = request->more;
       entry->mutable_sampling()->set_temperature(request->temperature);
       entry->mutable_sampling()->set_seed(request->seed);
       entry->mutable_sampling()->set_choice(request->choice);

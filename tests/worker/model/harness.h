@@ -91,7 +91,8 @@ struct Request {
   uint64_t seed = 0;
   uint32_t choice = 0;
   int logprobs = 0;
-  int64_t chunk = 0;  // tokens of a prefill chunk; 0: as many as a step takes
+  v1::SamplingParams more;  // merged with the above
+  int64_t chunk = 0;        // tokens of a prefill chunk; 0: as many as a step takes
   int dp_group = 0;
 };
 
@@ -99,6 +100,7 @@ struct Completion {
   std::vector<uint32_t> ids;
   std::vector<float> logprobs;
   std::vector<std::vector<v1::TopLogprob>> top;
+  std::vector<v1::PromptLogprob> prompt;
   std::string error;
 };
 

@@ -36,6 +36,26 @@ const Numerics kNumerics[] = {{"bf16", false, false},
                               {"bf16_w8a8", false, true},
                               {"f32_w8a8", true, true}};
 
+// All that narrows a choice, and the prompt's logprobs; `i` varies what there is.
+v1::SamplingParams Narrowed(size_t i) {
+  v1::SamplingParams more;
+  more.set_top_k(i == 0 ? 0 : 40);
+  more.set_top_p(0.9f);
+  more.set_min_p(i == 1 ? 0 : 0.01f);
+  more.set_repetition_penalty(1.2f);
+  more.set_frequency_penalty(0.3f);
+  more.set_presence_penalty(i == 2 ? -0.5f : 0.5f);
+  for (uint32_t id : {3u, 50u, 300u}) {
+    v1::LogitBias* bias = more.add_logit_bias();
+    bias->set_token_id(id);
+    bias->set_bias(1.5f);
+  }
+  more.set_min_tokens(6);
+  more.add_banned_token_ids(1);
+  more.set_prompt_logprobs(3);
+  return more;
+}
+
 // Requests that make uneven batches: several lengths, greedy and sampled, spread over DP groups.
 std::vector<Request> Requests(const std::string& checkpoint, int max_new) {
   std::vector<std::vector<uint32_t>> prompts;
@@ -52,12 +72,15 @@ std::vector<Request> Requests(const std::string& checkpoint, int max_new) {
   std::vector<Request> requests;
   for (size_t i = 0; i < prompts.size(); ++i) {
     for (float temperature : {0.0f, 0.6f}) {
-      requests.push_back({.prompt = prompts[i],
-                          .max_new = max_new,
-                          .temperature = temperature,
-                          .seed = 1234567890123u + i,
-                          .logprobs = 5,
-                          .dp_group = static_cast<int>(requests.size())});
+      for (bool narrowed : {false, true}) {
+        requests.push_back({.prompt = prompts[i],
+                            .max_new = max_new,
+                            .temperature = temperature,
+                            .seed = 1234567890123u + i,
+                            .logprobs = 5,
+                            .more = narrowed ? Narrowed(i) : v1::SamplingParams(),
+                            .dp_group = static_cast<int>(requests.size())});
+      }
     }
   }
   return requests;
@@ -71,6 +94,10 @@ void ExpectSame(const std::vector<Completion>& a, const std::vector<Completion>&
     EXPECT_EQ(a[i].error, b[i].error);
     if (!same_bits || a[i].ids != b[i].ids) continue;
     EXPECT_EQ(a[i].logprobs, b[i].logprobs) << "request " << i;
+    ASSERT_EQ(a[i].prompt.size(), b[i].prompt.size()) << "request " << i;
+    for (size_t t = 0; t < a[i].prompt.size(); ++t) {
+      EXPECT_EQ(a[i].prompt[t].SerializeAsString(), b[i].prompt[t].SerializeAsString());
+    }
     for (size_t t = 0; t < a[i].top.size(); ++t) {
       ASSERT_EQ(a[i].top[t].size(), b[i].top[t].size());
       for (size_t k = 0; k < a[i].top[t].size(); ++k) {
