@@ -218,7 +218,7 @@ ServedModel CoordinatorServer::DescribeModel() const {
     model.eos_token_ids.push_back(static_cast<uint32_t>(id));
   }
   model.bos_token_id = static_cast<uint32_t>(plan_.model().bos_token_id());
-  model.default_temperature = checkpoint_.defaults.temperature;
+  model.defaults = checkpoint_.defaults;
   model.text = text_;
   model.plan_hash = plan_.hash();
   model.layout = LayoutName(plan_.layout());

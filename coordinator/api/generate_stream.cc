@@ -1,7 +1,9 @@
 #include "coordinator/api/generate_stream.h"
 
+#include <algorithm>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "base/log.h"
 #include "coordinator/api/errors.h"
 
@@ -13,7 +15,35 @@ constexpr std::chrono::seconds kWriteStall(30);
 constexpr uint32_t kRetryMs = 1000;
 const grpc::Status kCancelled(grpc::StatusCode::CANCELLED, "cancelled, or past its deadline");
 
+// Logprob and best ids of a token the ranks tell of.
+template <typename From>
+void FillLogprobs(const From& from, v1::GeneratedToken* to) {
+  to->set_logprob(from.logprob());
+  for (const v1::TopLogprob& top : from.top()) {
+    v1::TokenLogprob* best = to->add_top();
+    best->set_token_id(top.token_id());
+    best->set_logprob(top.logprob());
+  }
+}
+
 }  // namespace
+
+// Keeps the call as long as the engine may speak.
+class GenerateStream::Sink final : public RequestSink {
+ public:
+  Sink(std::shared_ptr<GenerateStream> stream, uint32_t choice)
+      : stream_(std::move(stream)), choice_(choice) {}
+  void OnPrompt(absl::Span<const v1::PromptLogprob> tokens) override {
+    stream_->TakePrompt(tokens);
+  }
+  void OnToken(const v1::SampledToken& token) override { stream_->TakeToken(choice_, token); }
+  void OnFinished(v1::FinishReason reason) override { stream_->TakeEnd(choice_, reason); }
+  void OnError(const absl::Status& status) override { stream_->TakeError(status); }
+
+ private:
+  const std::shared_ptr<GenerateStream> stream_;
+  const uint32_t choice_;
+};
 
 std::shared_ptr<GenerateStream> GenerateStream::Make(grpc::CallbackServerContext* context,
                                                      const Clock* clock) {
@@ -30,126 +60,176 @@ void GenerateStream::Refuse(const absl::Status& status) {
 
 void GenerateStream::Begin(Engine* engine, CheckedGenerate checked, std::string request_id,
                            const ServedModel& model) {
-  // Held over the engine's Submit, so that no token overtakes Started. The engine calls sinks
-  // without its own lock, so the order mu_, engine is the only one.
-  std::lock_guard lock(mu_);
-  waiting_ = false;
-  if (cancelled_) {
-    FinishLocked(kCancelled);
-    return;
+  {
+    // Held over the engine's Submit, so that no token overtakes Started. The engine calls sinks
+    // without its own lock, so the order mu_, engine is the only one.
+    std::lock_guard lock(mu_);
+    waiting_ = false;
+    if (cancelled_) {
+      FinishLocked(kCancelled);
+      return;
+    }
+    engine_ = engine;
+    request_id_ = std::move(request_id);
+    tokenizer_ = model.text.tokenizer;
+    min_tokens_ = checked.request.sampling.min_tokens();
+    choices_.resize(checked.n);
+    for (Choice& choice : choices_) {
+      if (tokenizer_ == nullptr) continue;
+      choice.parser.emplace(tokenizer_, checked.reasoning, SpecialTokens::kSkip);
+      choice.stops.emplace(checked.stop);
+    }
+    v1::GenerateResponse::Started* started = started_.mutable_started();
+    started->set_request_id(request_id_);
+    started->set_model(model.name);
+    started->set_seed(checked.request.sampling.seed());
+    SubmitLocked(checked.request, checked.n);
+    if (!finished_) return;
   }
-  engine_ = engine;
-  request_id_ = std::move(request_id);
-  tokenizer_ = model.text.tokenizer;
-  if (tokenizer_ != nullptr) {
-    parser_.emplace(tokenizer_, checked.reasoning, SpecialTokens::kSkip);
-    stops_.emplace(std::move(checked.stop));
-  }
-  SubmitLocked(std::move(checked.request), model.name);
+  CancelSequences();
 }
 
-void GenerateStream::SubmitLocked(SchedulerRequest request, std::string model) {
+void GenerateStream::SubmitLocked(const SchedulerRequest& request, uint32_t n) {
   prompt_tokens_ = static_cast<uint32_t>(request.prompt.size());
-  v1::GenerateResponse::Started* started = started_.mutable_started();
-  started->set_request_id(request_id_);
-  started->set_model(std::move(model));
-  started->set_seed(request.sampling.seed());
-  absl::StatusOr<uint64_t> sequence = engine_->Submit(std::move(request), shared_from_this());
-  if (!sequence.ok()) {
-    absl::Status status = sequence.status();
-    if (absl::IsResourceExhausted(status)) {
-      status = WithRetryDelay(std::move(status), "QUEUE_FULL", kRetryMs);
+  for (uint32_t i = 0; i < n; ++i) {
+    SchedulerRequest one = request;
+    one.sampling.set_choice(i);
+    // The prompt is the same for all.
+    if (i > 0) one.sampling.clear_prompt_logprobs();
+    absl::StatusOr<uint64_t> sequence =
+        engine_->Submit(std::move(one), std::make_shared<Sink>(shared_from_this(), i));
+    if (!sequence.ok()) {
+      absl::Status status = sequence.status();
+      if (absl::IsResourceExhausted(status)) {
+        status = WithRetryDelay(std::move(status), "QUEUE_FULL", kRetryMs);
+      }
+      FinishLocked(ToGrpcStatus(status));
+      return;
     }
-    FinishLocked(ToGrpcStatus(status));
-    return;
+    choices_[i].sequence = *sequence;
   }
-  sequence_ = *sequence;
-  spdlog::debug("request {}: sequence {}, {} prompt tokens", request_id_, sequence_,
-                prompt_tokens_);
-  started_due_ = true;
+  spdlog::debug("request {}: sequence {} and {} more, {} prompt tokens", request_id_,
+                choices_[0].sequence, n - 1, prompt_tokens_);
+  if (request.sampling.has_prompt_logprobs()) {
+    v1::GeneratedToken* first = prompt_.mutable_prompt()->add_tokens();
+    first->set_token_id(request.prompt.front());
+    FillPieceLocked(first);
+  }
   WriteNextLocked();
 }
 
-void GenerateStream::OnToken(const v1::SampledToken& token) {
-  if (!TakeToken(token)) return;
-  // A stop string is complete: what comes after it is no longer wanted.
-  CancelSequence();
+void GenerateStream::FillPieceLocked(v1::GeneratedToken* token) const {
+  if (tokenizer_ == nullptr || tokenizer_->IsSpecial(token->token_id())) return;
+  const absl::string_view piece = tokenizer_->Bytes(token->token_id());
+  token->set_piece(piece.data(), piece.size());
 }
 
-// True if the answer has ended with this token.
-bool GenerateStream::TakeToken(const v1::SampledToken& token) {
+void GenerateStream::TakePrompt(absl::Span<const v1::PromptLogprob> tokens) {
+  {
+    std::lock_guard lock(mu_);
+    if (OverLocked()) return;
+    for (const v1::PromptLogprob& token : tokens) {
+      if (!token.error().empty()) {
+        failed_ = true;
+        end_status_ = ToGrpcStatus(absl::DataLossError(absl::StrCat(
+            "prompt token ", token.position(), " could not be scored: ", token.error())));
+        break;
+      }
+      v1::GeneratedToken* out = prompt_.mutable_prompt()->add_tokens();
+      out->set_token_id(token.token_id());
+      FillPieceLocked(out);
+      FillLogprobs(token, out);
+    }
+    WriteNextLocked();
+    if (!failed_) return;
+  }
+  CancelSequences();
+}
+
+void GenerateStream::TakeToken(uint32_t index, const v1::SampledToken& token) {
+  uint64_t unwanted = 0;
+  {
+    std::lock_guard lock(mu_);
+    Choice& choice = choices_[index];
+    if (OverLocked() || choice.ended) return;
+    v1::GeneratedToken* out = choice.tokens.mutable_tokens()->add_tokens();
+    choice.tokens.mutable_tokens()->set_choice(index);
+    out->set_token_id(token.token_id());
+    FillPieceLocked(out);
+    if (token.has_logprob()) FillLogprobs(token, out);
+    ++choice.completion_tokens;
+    const bool stopped = ParseLocked(choice, token.token_id());
+    if (write_in_flight_ && clock_->Now() - write_since_ > kWriteStall) {
+      spdlog::warn("request {}: the client has read nothing for {} s, cancelled", request_id_,
+                   kWriteStall.count());
+      context_->TryCancel();
+      return;
+    }
+    if (stopped) {
+      EndLocked(choice, v1::FINISH_REASON_STOP);
+      // What comes after a stop string is no longer wanted.
+      std::swap(unwanted, choice.sequence);
+    }
+    WriteNextLocked();
+  }
+  if (unwanted != 0) engine_->Cancel(unwanted);
+}
+
+bool GenerateStream::ParseLocked(Choice& choice, uint32_t token) {
+  if (!choice.parser.has_value()) return false;
+  choice.parser->Add(token, spans_);
+  return TakeSpansLocked(choice, /*last=*/false);
+}
+
+void GenerateStream::TakeEnd(uint32_t index, v1::FinishReason reason) {
   std::lock_guard lock(mu_);
-  if (finished_ || ended_) return false;
-  bool stopped = false;
-  v1::GeneratedToken* out = tokens_.mutable_tokens()->add_tokens();
-  out->set_token_id(token.token_id());
-  if (parser_.has_value()) {
-    if (!tokenizer_->IsSpecial(token.token_id())) {
-      const absl::string_view piece = tokenizer_->Bytes(token.token_id());
-      out->set_piece(piece.data(), piece.size());
-    }
-    parser_->Add(token.token_id(), spans_);
-    stopped = TakeSpansLocked(/*last=*/false);
+  Choice& choice = choices_[index];
+  if (OverLocked() || choice.ended) return;
+  choice.sequence = 0;
+  if (choice.parser.has_value()) {
+    choice.parser->Finish(spans_);
+    if (TakeSpansLocked(choice, /*last=*/true)) reason = v1::FINISH_REASON_STOP;
   }
-  if (token.has_logprob()) out->set_logprob(token.logprob());
-  for (const v1::TopLogprob& top : token.top()) {
-    v1::TokenLogprob* best = out->add_top();
-    best->set_token_id(top.token_id());
-    best->set_logprob(top.logprob());
-  }
-  ++completion_tokens_;
-  if (write_in_flight_ && clock_->Now() - write_since_ > kWriteStall) {
-    spdlog::warn("request {}: the client has read nothing for {} s, cancelled", request_id_,
-                 kWriteStall.count());
-    context_->TryCancel();
-    return false;
-  }
-  if (stopped) {
-    EndLocked(v1::FINISH_REASON_STOP);
-    last_.mutable_finished()->set_stop(stops_->stopped_by());
-  }
-  WriteNextLocked();
-  return stopped;
-}
-
-void GenerateStream::OnFinished(v1::FinishReason reason) {
-  std::lock_guard lock(mu_);
-  if (finished_ || ended_) return;
-  if (parser_.has_value()) {
-    parser_->Finish(spans_);
-    if (TakeSpansLocked(/*last=*/true)) {
-      reason = v1::FINISH_REASON_STOP;
-      last_.mutable_finished()->set_stop(stops_->stopped_by());
-    }
-  }
-  EndLocked(reason);
+  EndLocked(choice, reason);
   WriteNextLocked();
 }
 
-void GenerateStream::EndLocked(v1::FinishReason reason) {
-  ended_ = true;
-  v1::GenerateResponse::Finished* finished = last_.mutable_finished();
+void GenerateStream::EndLocked(Choice& choice, v1::FinishReason reason) {
+  choice.ended = true;
+  v1::GenerateResponse::Finished* finished = choice.finished.mutable_finished();
   finished->set_reason(reason);
+  finished->set_choice(static_cast<uint32_t>(&choice - choices_.data()));
   finished->mutable_usage()->set_prompt_tokens(prompt_tokens_);
-  finished->mutable_usage()->set_completion_tokens(completion_tokens_);
+  finished->mutable_usage()->set_completion_tokens(choice.completion_tokens);
+  if (choice.stops.has_value()) finished->set_stop(choice.stops->stopped_by());
 }
 
-void GenerateStream::OnError(const absl::Status& status) {
-  std::lock_guard lock(mu_);
-  if (finished_ || ended_) return;
-  ended_ = true;
-  end_status_ = ToGrpcStatus(status);
-  WriteNextLocked();
+void GenerateStream::TakeError(const absl::Status& status) {
+  {
+    std::lock_guard lock(mu_);
+    if (OverLocked()) return;
+    failed_ = true;
+    end_status_ = ToGrpcStatus(status);
+    WriteNextLocked();
+  }
+  CancelSequences();
 }
 
-bool GenerateStream::TakeSpansLocked(bool last) {
+bool GenerateStream::TakeSpansLocked(Choice& choice, bool last) {
   std::vector<TextSpan> shown;
   bool stopped = false;
-  for (size_t i = 0; i < spans_.size() && !stopped; ++i) stopped = stops_->Add(spans_[i], shown);
-  if (last && !stopped) stops_->Finish(shown);
+  if (choice.completion_tokens <= min_tokens_) {
+    shown = std::move(spans_);
+  } else {
+    for (size_t i = 0; i < spans_.size() && !stopped; ++i) {
+      stopped = choice.stops->Add(spans_[i], shown);
+    }
+  }
+  if (last && !stopped) choice.stops->Finish(shown);
   spans_.clear();
   for (TextSpan& span : shown) {
-    v1::TextSpan* out = tokens_.mutable_tokens()->add_spans();
+    v1::TextSpan* out = choice.tokens.mutable_tokens()->add_spans();
+    choice.tokens.mutable_tokens()->set_choice(static_cast<uint32_t>(&choice - choices_.data()));
     out->set_kind(span.kind == SpanKind::kReasoning ? v1::SPAN_KIND_REASONING
                                                     : v1::SPAN_KIND_ANSWER);
     out->set_text(std::move(span.text));
@@ -157,23 +237,36 @@ bool GenerateStream::TakeSpansLocked(bool last) {
   return stopped;
 }
 
+v1::GenerateResponse* GenerateStream::NextDueLocked() {
+  if (started_.has_started()) return &started_;
+  if (prompt_.has_prompt()) return &prompt_;
+  for (Choice& choice : choices_) {
+    if (choice.tokens.has_tokens()) return &choice.tokens;
+    if (choice.finished.has_finished()) return &choice.finished;
+  }
+  return nullptr;
+}
+
 void GenerateStream::WriteNextLocked() {
   if (finished_ || write_in_flight_) return;
-  if (started_due_ || tokens_.has_tokens()) {
-    writing_ = std::move(started_due_ ? started_ : tokens_);
-    (started_due_ ? started_ : tokens_).Clear();
-    started_due_ = false;
-    write_in_flight_ = true;
-    write_since_ = clock_->Now();
-    StartWrite(&writing_);
-  } else if (ended_) {
-    if (end_status_.ok()) {
-      finished_ = true;
-      StartWriteAndFinish(&last_, grpc::WriteOptions(), grpc::Status::OK);
-    } else {
-      FinishLocked(end_status_);
-    }
+  v1::GenerateResponse* const due = NextDueLocked();
+  if (due == nullptr) {
+    if (failed_) FinishLocked(end_status_);
+    return;
   }
+  writing_ = std::move(*due);
+  due->Clear();
+  const bool last = !failed_ && NextDueLocked() == nullptr &&
+                    std::all_of(choices_.begin(), choices_.end(),
+                                [](const Choice& choice) { return choice.ended; });
+  if (last) {
+    finished_ = true;
+    StartWriteAndFinish(&writing_, grpc::WriteOptions(), grpc::Status::OK);
+    return;
+  }
+  write_in_flight_ = true;
+  write_since_ = clock_->Now();
+  StartWrite(&writing_);
 }
 
 void GenerateStream::FinishLocked(const grpc::Status& status) {
@@ -192,7 +285,7 @@ void GenerateStream::OnWriteDone(bool ok) {
     }
     FinishLocked(grpc::Status(grpc::StatusCode::CANCELLED, "the client is gone"));
   }
-  CancelSequence();
+  CancelSequences();
 }
 
 void GenerateStream::OnCancel() {
@@ -204,23 +297,25 @@ void GenerateStream::OnCancel() {
     }
     FinishLocked(kCancelled);
   }
-  CancelSequence();
+  CancelSequences();
 }
 
 void GenerateStream::OnDone() {
-  CancelSequence();
+  CancelSequences();
   const std::shared_ptr<GenerateStream> last = std::move(self_);
 }
 
-void GenerateStream::CancelSequence() {
-  uint64_t sequence = 0;
+void GenerateStream::CancelSequences() {
+  std::vector<uint64_t> sequences;
   Engine* engine = nullptr;
   {
     std::lock_guard lock(mu_);
-    std::swap(sequence, sequence_);
+    for (Choice& choice : choices_) {
+      if (choice.sequence != 0) sequences.push_back(std::exchange(choice.sequence, 0));
+    }
     engine = engine_;
   }
-  if (sequence != 0) engine->Cancel(sequence);
+  for (const uint64_t sequence : sequences) engine->Cancel(sequence);
 }
 
 }  // namespace whalepod

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/types/span.h"
 #include "base/clock.h"
 #include "coordinator/api/validate.h"
 #include "coordinator/sched/engine.h"
@@ -19,16 +20,15 @@ namespace whalepod {
 
 // gRPC may run reactions at the same time and on any thread: all Start* and Finish calls are made
 // under mu_. The engine never waits for a client: while a write is under way, tokens gather in the
-// next message. Lives until gRPC is done with it and the engine has let it go.
+// next message. Lives until gRPC is done with it and the engine has let its sinks go.
 class GenerateStream final : public grpc::ServerWriteReactor<v1::GenerateResponse>,
-                             public RequestSink,
                              public std::enable_shared_from_this<GenerateStream> {
  public:
   // A call that waits for Begin or Refuse, one of which must follow: until then the request and the
   // context are there, also when the client cancels.
   static std::shared_ptr<GenerateStream> Make(grpc::CallbackServerContext* context,
                                               const Clock* clock);
-  // Submits what was asked for; `engine` outlives the call.
+  // Submits what was asked for, all choices or none; `engine` outlives the call.
   void Begin(Engine* engine, CheckedGenerate checked, std::string request_id,
              const ServedModel& model);
   // Ends the call with `status` and nothing else.
@@ -38,47 +38,63 @@ class GenerateStream final : public grpc::ServerWriteReactor<v1::GenerateRespons
   GenerateStream(grpc::CallbackServerContext* context, const Clock* clock)
       : context_(context), clock_(clock) {}
 
-  void OnToken(const v1::SampledToken& token) override;
-  void OnFinished(v1::FinishReason reason) override;
-  void OnError(const absl::Status& status) override;
-
   void OnWriteDone(bool ok) override;
   void OnCancel() override;
   void OnDone() override;
 
  private:
-  void SubmitLocked(SchedulerRequest request, std::string model);
-  // Moves what the parser let out and no stop string ends into the next message; true if one has
-  // ended it.
-  bool TakeSpansLocked(bool last);
-  bool TakeToken(const v1::SampledToken& token);
-  void EndLocked(v1::FinishReason reason);
+  class Sink;  // the engine's end of one choice
+
+  // One of the n answers.
+  struct Choice {
+    std::optional<ReasoningParser> parser;  // of a model with a tokenizer
+    std::optional<StopStrings> stops;       // likewise
+    uint64_t sequence = 0;                  // 0: not with the engine
+    uint32_t completion_tokens = 0;
+    v1::GenerateResponse tokens, finished;  // to be written
+    bool ended = false;                     // `finished` is made
+  };
+
+  // From the engine's thread.
+  void TakePrompt(absl::Span<const v1::PromptLogprob> tokens);
+  void TakeToken(uint32_t choice, const v1::SampledToken& token);
+  void TakeEnd(uint32_t choice, v1::FinishReason reason);
+  void TakeError(const absl::Status& status);
+
+  void SubmitLocked(const SchedulerRequest& request, uint32_t n);
+  void FillPieceLocked(v1::GeneratedToken* token) const;
+  // Parses a token, looks for stop strings; true if one has ended the choice.
+  bool ParseLocked(Choice& choice, uint32_t token);
+  // Moves what the parser let out and no stop string ends into the choice's next message; true if
+  // one has ended it.
+  bool TakeSpansLocked(Choice& choice, bool last);
+  void EndLocked(Choice& choice, v1::FinishReason reason);
+  bool OverLocked() const { return finished_ || failed_; }
+  // The next message that is due, null if there is none.
+  v1::GenerateResponse* NextDueLocked();
   void WriteNextLocked();
   void FinishLocked(const grpc::Status& status);
-  void CancelSequence();
+  void CancelSequences();
 
   grpc::CallbackServerContext* const context_;
   const Clock* const clock_;
   std::string request_id_;
   std::shared_ptr<const Tokenizer> tokenizer_;  // null: none
+  uint32_t min_tokens_ = 0;                     // stop strings are looked for after them
 
   std::mutex mu_;
   Engine* engine_ = nullptr;
-  bool waiting_ = true;                    // for Begin or Refuse
-  bool cancelled_ = false;                 // while waiting
-  std::optional<ReasoningParser> parser_;  // of a model with a tokenizer
-  std::optional<StopStrings> stops_;       // likewise
-  std::vector<TextSpan> spans_;            // kept for their memory
-  uint64_t sequence_ = 0;                  // 0: not with the engine
-  v1::GenerateResponse started_, writing_, tokens_, last_;
-  bool started_due_ = false;
+  bool waiting_ = true;          // for Begin or Refuse
+  bool cancelled_ = false;       // while waiting
+  std::vector<Choice> choices_;  // of fixed size from Begin on
+  std::vector<TextSpan> spans_;  // kept for their memory
+  v1::GenerateResponse started_, prompt_, writing_;
   bool write_in_flight_ = false;
   TimePoint write_since_{};
-  bool ended_ = false;       // the engine has said its last
-  grpc::Status end_status_;  // how it ended; OK: with last_
-  bool finished_ = false;    // Finish was called
+  bool failed_ = false;  // with end_status_, after what is due
+  grpc::Status end_status_;
+  bool finished_ = false;  // Finish was called
   uint32_t prompt_tokens_ = 0;
-  uint32_t completion_tokens_ = 0;
   std::shared_ptr<GenerateStream> self_;
 };
 

@@ -1,8 +1,6 @@
 #include "coordinator/api/validate.h"
 
 #include <algorithm>
-#include <cmath>
-#include <random>
 #include <utility>
 
 #include "absl/strings/ascii.h"
@@ -10,22 +8,14 @@
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
 #include "coordinator/api/errors.h"
+#include "coordinator/api/sampling_options.h"
 
 namespace whalepod {
 namespace {
 
-constexpr uint32_t kMostLogprobs = 20;
-constexpr int kMostStopTokens = 64;
 constexpr int kMostStops = 16;
 constexpr size_t kLongestStop = 256;
 constexpr size_t kMostRequestId = 128;
-// Colder than this the noise cannot change a choice, but logits divided by it may overflow.
-constexpr float kGreedyBelow = 1e-5f;
-
-uint64_t DrawSeed() {
-  std::random_device device;
-  return (static_cast<uint64_t>(device()) << 32) | device();
-}
 
 // A sequence needs room for its prompt and one token more.
 absl::Status CheckPrompt(const ServedModel& model, const std::string& field,
@@ -63,40 +53,6 @@ absl::Status CheckStop(const ServedModel& model, const v1::GenerationOptions& op
                       absl::StrCat(bytes, " bytes"), absl::StrCat("1 to ", kLongestStop, " bytes"));
     }
   }
-  return absl::OkStatus();
-}
-
-absl::Status FillSampling(const ServedModel& model, const v1::GenerationOptions& options,
-                          uint64_t prompt_len, v1::SamplingParams* sampling) {
-  const float temperature =
-      options.has_temperature() ? options.temperature() : model.default_temperature;
-  if (!std::isfinite(temperature) || temperature < 0.0f || temperature > 2.0f) {
-    return BadField("options.temperature", "OUT_OF_RANGE", absl::StrCat(temperature),
-                    "a number in [0, 2]");
-  }
-  const uint64_t room = std::min<uint64_t>(model.max_model_len, model.kv_tokens) - prompt_len;
-  const uint64_t max_tokens = options.has_max_tokens() ? options.max_tokens() : room;
-  if (max_tokens == 0 || max_tokens > room) {
-    return BadField("options.max_tokens", "OUT_OF_RANGE", absl::StrCat(max_tokens),
-                    absl::StrCat("in [1, ", room, "]: the prompt has ", prompt_len, " tokens of ",
-                                 std::min<uint64_t>(model.max_model_len, model.kv_tokens)));
-  }
-  if (options.logprobs() > kMostLogprobs) {
-    return BadField("options.logprobs", "OUT_OF_RANGE", absl::StrCat(options.logprobs()),
-                    absl::StrCat("at most ", kMostLogprobs));
-  }
-  if (options.stop_token_ids_size() > kMostStopTokens) {
-    return BadField("options.stop_token_ids", "TOO_MANY",
-                    absl::StrCat(options.stop_token_ids_size(), " ids"),
-                    absl::StrCat("at most ", kMostStopTokens));
-  }
-  RETURN_IF_ERROR(CheckTokenIds(model, "options.stop_token_ids", options.stop_token_ids()));
-  sampling->set_temperature(temperature < kGreedyBelow ? 0.0f : temperature);
-  sampling->set_seed(options.has_seed() ? options.seed() : DrawSeed());
-  sampling->set_logprobs(options.has_logprobs() ? static_cast<int32_t>(options.logprobs()) : -1);
-  sampling->set_max_tokens(static_cast<uint32_t>(max_tokens));
-  sampling->set_ignore_eos(options.ignore_eos());
-  *sampling->mutable_stop_token_ids() = options.stop_token_ids();
   return absl::OkStatus();
 }
 
@@ -138,6 +94,7 @@ absl::StatusOr<CheckedGenerate> ValidateGenerate(const ServedModel& model,
   RETURN_IF_ERROR(CheckPrompt(model, prompt.field, prompt.ids));
   CheckedGenerate out;
   RETURN_IF_ERROR(FillSampling(model, request.options(), prompt.ids.size(), &out.request.sampling));
+  ASSIGN_OR_RETURN(out.n, CheckChoices(request.options(), out.request.sampling));
   out.request.prompt = std::move(prompt.ids);
   out.reasoning = prompt.reasoning;
   RETURN_IF_ERROR(CheckStop(model, request.options()));

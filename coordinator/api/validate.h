@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "coordinator/api/prompt.h"
+#include "coordinator/checkpoint/generation_defaults.h"
 #include "coordinator/sched/scheduler.h"
 #include "coordinator/text/model_text.h"
 #include "whalepod/v1/inference.pb.h"
@@ -25,7 +26,7 @@ struct ServedModel {
   uint64_t kv_tokens = 0;      // the most tokens that one sequence's KV can have
   std::vector<uint32_t> eos_token_ids;
   uint32_t bos_token_id = 0;
-  float default_temperature = 1.0f;
+  GenerationDefaults defaults;
   ModelText text;
   std::string plan_hash;
   std::string layout;
@@ -39,7 +40,8 @@ absl::Status CheckTokenIds(const ServedModel& model, const std::string& field,
 absl::Status CheckModelName(const ServedModel& model, const std::string& name);
 
 struct CheckedGenerate {
-  SchedulerRequest request;
+  SchedulerRequest request;  // of choice 0; the others differ in `choice` alone
+  uint32_t n = 1;            // choices
   ReasoningStart reasoning = ReasoningStart::kClosed;  // where the output begins
   std::vector<std::string> stop;
 };

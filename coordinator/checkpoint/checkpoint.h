@@ -8,6 +8,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "coordinator/checkpoint/generation_defaults.h"
 #include "whalepod/v1/plan.pb.h"
 
 namespace whalepod {
@@ -18,12 +19,6 @@ struct StoredTensor {
   uint32_t file = 0;   // index into Checkpoint::files
   int64_t offset = 0;  // of the first byte, from the start of the file
   int64_t bytes = 0;
-};
-
-// Defaults a client's request takes where it says nothing; from generation_config.json.
-struct GenerationDefaults {
-  float temperature = 1.0f;
-  float top_p = 1.0f;
 };
 
 struct Checkpoint {

@@ -281,9 +281,16 @@ absl::Status ApplyGenerationConfig(absl::string_view json, const std::string& wh
   ASSIGN_OR_RETURN(const nlohmann::json document, ParseJson(json, where));
   JsonObject config(document, where);
   ReadTokens(config, model);
-  defaults.temperature =
-      static_cast<float>(config.Real("temperature", {0, 2}, defaults.temperature));
-  defaults.top_p = static_cast<float>(config.Real("top_p", {0, 1, true}, defaults.top_p));
+  const auto real = [&config](const char* key, RealBounds bounds, float missing) {
+    return static_cast<float>(config.Real(key, bounds, missing));
+  };
+  defaults.temperature = real("temperature", {0, 2}, defaults.temperature);
+  defaults.top_p = real("top_p", {0, 1, true}, defaults.top_p);
+  defaults.min_p = real("min_p", {0, 1}, defaults.min_p);
+  defaults.repetition_penalty =
+      real("repetition_penalty", {0.01, 100}, defaults.repetition_penalty);
+  defaults.top_k = config.Int("top_k", {0, INT32_MAX}, defaults.top_k);
+  defaults.max_new_tokens = config.Int("max_new_tokens", {1, INT32_MAX}, defaults.max_new_tokens);
   return config.status();
 }
 

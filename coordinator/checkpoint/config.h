@@ -9,8 +9,9 @@
 
 namespace whalepod {
 
-// Applies generation_config.json's text: end and begin tokens replace those of `model`, temperature
-// and top_p go to `defaults`; what it does not state stays. INVALID_ARGUMENT names the key.
+// Applies generation_config.json's text: end and begin tokens replace those of `model`, the
+// rest goes to `defaults` (do_sample counts for nothing, as in vLLM); what it does not state stays.
+// INVALID_ARGUMENT names the key.
 absl::Status ApplyGenerationConfig(absl::string_view json, const std::string& where,
                                    v1::ModelSpec& model, GenerationDefaults& defaults);
 

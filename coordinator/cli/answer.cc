@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <vector>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
@@ -14,12 +15,18 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-Json LogprobOf(const v1::GeneratedToken& token) {
-  Json top = Json::array();
-  for (const v1::TokenLogprob& best : token.top()) {
-    top.push_back({{"token_id", best.token_id()}, {"logprob", best.logprob()}});
+// Null for a token without one: the first of a prompt.
+Json LogprobsOf(const std::vector<v1::GeneratedToken>& tokens) {
+  Json all = Json::array();
+  for (const v1::GeneratedToken& token : tokens) {
+    Json top = Json::array();
+    for (const v1::TokenLogprob& best : token.top()) {
+      top.push_back({{"token_id", best.token_id()}, {"logprob", best.logprob()}});
+    }
+    const Json logprob = token.has_logprob() ? Json(token.logprob()) : Json();
+    all.push_back({{"token_id", token.token_id()}, {"logprob", logprob}, {"top", std::move(top)}});
   }
-  return {{"token_id", token.token_id()}, {"logprob", token.logprob()}, {"top", std::move(top)}};
+  return all;
 }
 
 const char* NameOf(v1::FinishReason reason) {
@@ -40,25 +47,24 @@ void Write(absl::string_view text) {
 
 }  // namespace
 
-std::string AnswerJson(const Client::Answer& answer, bool with_logprobs) {
+std::string AnswerJson(const Client::Answer& answer, size_t index, JsonOptions options) {
+  const Client::Choice& choice = answer.choices[index];
   Json ids = Json::array();
-  Json logprobs = Json::array();
-  for (const v1::GeneratedToken& token : answer.tokens) {
-    ids.push_back(token.token_id());
-    if (with_logprobs) logprobs.push_back(LogprobOf(token));
-  }
-  const v1::Usage& usage = answer.finished.usage();
-  Json json = {{"text", answer.text},
-               {"reasoning", answer.reasoning},
+  for (const v1::GeneratedToken& token : choice.tokens) ids.push_back(token.token_id());
+  const v1::Usage& usage = choice.finished.usage();
+  Json json = {{"text", choice.text},
+               {"reasoning", choice.reasoning},
                {"token_ids", std::move(ids)},
-               {"finish_reason", NameOf(answer.finished.reason())},
+               {"finish_reason", NameOf(choice.finished.reason())},
                {"usage",
                 {{"prompt_tokens", usage.prompt_tokens()},
                  {"cached_tokens", usage.cached_tokens()},
                  {"completion_tokens", usage.completion_tokens()}}},
                {"seed", answer.started.seed()},
                {"request_id", answer.started.request_id()}};
-  if (with_logprobs) json["logprobs"] = std::move(logprobs);
+  if (answer.choices.size() > 1) json["choice"] = index;
+  if (options.logprobs) json["logprobs"] = LogprobsOf(choice.tokens);
+  if (options.prompt_logprobs) json["prompt_logprobs"] = LogprobsOf(answer.prompt);
   return json.dump(-1, ' ', /*ensure_ascii=*/false, Json::error_handler_t::replace);
 }
 

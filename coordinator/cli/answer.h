@@ -7,8 +7,13 @@
 
 namespace whalepod {
 
-// The line that `generate --json` prints: docs of the keys are in README.md. No newline.
-std::string AnswerJson(const Client::Answer& answer, bool with_logprobs);
+// The line that `generate --json` prints of a choice: docs of the keys are in README.md. No
+// newline.
+struct JsonOptions {
+  bool logprobs = false;
+  bool prompt_logprobs = false;
+};
+std::string AnswerJson(const Client::Answer& answer, size_t choice, JsonOptions options);
 
 // Shows an answer on standard output as it comes. On a terminal reasoning is dim and an empty line
 // sets the answer apart; elsewhere reasoning stands between "<think>" and "</think>". Token ids

@@ -149,7 +149,7 @@ class Chat {
     printer.End();
     if (!answer.ok()) return answer.status();
     request_ = std::move(request);
-    *request_.mutable_chat()->add_messages() = MessageOf("assistant", answer->text);
+    *request_.mutable_chat()->add_messages() = MessageOf("assistant", answer->choices[0].text);
     return absl::OkStatus();
   }
 

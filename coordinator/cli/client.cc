@@ -2,6 +2,7 @@
 
 #include <grpcpp/grpcpp.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <thread>
@@ -80,24 +81,44 @@ void Canceller::Watch(grpc::ClientContext* context) {
   if (context == nullptr) cancelled_ = false;
 }
 
+namespace {
+
+// Adds what a message says; choices that were not asked for count for nothing.
+void Take(v1::GenerateResponse& response, Client::Answer* answer) {
+  if (response.has_started()) answer->started = response.started();
+  if (response.has_prompt()) {
+    for (v1::GeneratedToken& token : *response.mutable_prompt()->mutable_tokens()) {
+      answer->prompt.push_back(std::move(token));
+    }
+    return;
+  }
+  const uint32_t index =
+      response.has_finished() ? response.finished().choice() : response.tokens().choice();
+  if (index >= answer->choices.size()) return;
+  Client::Choice& choice = answer->choices[index];
+  if (response.has_finished()) choice.finished = response.finished();
+  if (!response.has_tokens()) return;
+  for (const v1::TextSpan& span : response.tokens().spans()) {
+    (span.kind() == v1::SPAN_KIND_REASONING ? choice.reasoning : choice.text) += span.text();
+  }
+  for (v1::GeneratedToken& token : *response.mutable_tokens()->mutable_tokens()) {
+    choice.tokens.push_back(std::move(token));
+  }
+}
+
+}  // namespace
+
 absl::StatusOr<Client::Answer> Client::Generate(const v1::GenerateRequest& request,
                                                 const OnTokens& on_tokens, Canceller* canceller) {
   grpc::ClientContext context;
   if (canceller != nullptr) canceller->Watch(&context);
   const auto reader = stub_->Generate(&context, request);
   Answer answer;
+  answer.choices.resize(std::max(1u, request.options().n()));
   v1::GenerateResponse response;
   while (reader->Read(&response)) {
-    if (response.has_started()) answer.started = response.started();
-    if (response.has_finished()) answer.finished = response.finished();
-    if (!response.has_tokens()) continue;
-    if (on_tokens) on_tokens(response.tokens());
-    for (const v1::TextSpan& span : response.tokens().spans()) {
-      (span.kind() == v1::SPAN_KIND_REASONING ? answer.reasoning : answer.text) += span.text();
-    }
-    for (v1::GeneratedToken& token : *response.mutable_tokens()->mutable_tokens()) {
-      answer.tokens.push_back(std::move(token));
-    }
+    if (response.has_tokens() && on_tokens) on_tokens(response.tokens());
+    Take(response, &answer);
   }
   const grpc::Status status = reader->Finish();
   if (canceller != nullptr) canceller->Watch(nullptr);

@@ -45,11 +45,16 @@ class Client {
   // heard; UNAVAILABLE at once if it has failed.
   absl::Status WaitReady(Duration wait);
 
-  struct Answer {
-    v1::GenerateResponse::Started started;
+  // One of the n answers.
+  struct Choice {
     std::vector<v1::GeneratedToken> tokens;
     std::string reasoning, text;  // the spans
     v1::GenerateResponse::Finished finished;
+  };
+  struct Answer {
+    v1::GenerateResponse::Started started;
+    std::vector<v1::GeneratedToken> prompt;  // where its logprobs are asked for
+    std::vector<Choice> choices;             // as many as were asked for
   };
   using OnTokens = std::function<void(const v1::GenerateResponse::Tokens&)>;
   // Runs one request to its end; `on_tokens` is called from this thread as tokens and text come.

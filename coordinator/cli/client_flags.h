@@ -22,6 +22,9 @@ struct ClientFlags : EndpointFlag {
   std::optional<uint32_t> max_tokens;
   std::optional<float> temperature;
   std::optional<uint64_t> seed;
+  std::optional<uint32_t> top_k;
+  std::optional<float> top_p, min_p;
+  std::optional<float> repetition_penalty, presence_penalty, frequency_penalty;
   double wait = 60;  // seconds
 
   void Declare(CLI::App* command);

@@ -10,6 +10,9 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "base/status.h"
 #include "coordinator/cli/answer.h"
 #include "coordinator/cli/client.h"
@@ -28,22 +31,44 @@ struct Flags : ClientFlags {
   std::optional<std::string> prompt;
   std::optional<std::string> prompt_token_ids;
   std::optional<std::string> prompts;
-  std::optional<uint32_t> logprobs;
+  std::optional<uint32_t> logprobs, prompt_logprobs;
+  std::optional<uint32_t> min_tokens, n;
   std::vector<std::string> stop;
+  std::vector<uint32_t> stop_token_ids;
+  std::vector<std::string> logit_bias;
   bool ignore_eos = false;
   bool json = false;
 };
 
-void FillOptions(const Flags& flags, v1::GenerationOptions* options) {
+// "ID:VALUE"
+absl::Status AddBias(const std::string& text, v1::GenerationOptions* options) {
+  const std::pair<std::string, std::string> parts = absl::StrSplit(text, absl::MaxSplits(':', 1));
+  uint32_t id = 0;
+  float bias = 0;
+  if (!absl::SimpleAtoi(parts.first, &id) || !absl::SimpleAtof(parts.second, &bias)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--logit-bias: expected ID:VALUE, found \"", text, "\""));
+  }
+  (*options->mutable_logit_bias())[id] = bias;
+  return absl::OkStatus();
+}
+
+absl::Status FillOptions(const Flags& flags, v1::GenerationOptions* options) {
   if (flags.logprobs) options->set_logprobs(*flags.logprobs);
+  if (flags.prompt_logprobs) options->set_prompt_logprobs(*flags.prompt_logprobs);
+  if (flags.min_tokens) options->set_min_tokens(*flags.min_tokens);
+  if (flags.n) options->set_n(*flags.n);
+  for (const uint32_t id : flags.stop_token_ids) options->add_stop_token_ids(id);
   if (flags.ignore_eos) options->set_ignore_eos(true);
   for (const std::string& stop : flags.stop) options->add_stop(stop);
+  for (const std::string& bias : flags.logit_bias) RETURN_IF_ERROR(AddBias(bias, options));
+  return absl::OkStatus();
 }
 
 absl::StatusOr<std::vector<v1::GenerateRequest>> MakeRequests(const Flags& flags) {
   v1::GenerateRequest base;
   flags.Fill(&base);
-  FillOptions(flags, base.mutable_options());
+  RETURN_IF_ERROR(FillOptions(flags, base.mutable_options()));
   if (flags.prompt) {
     RETURN_IF_ERROR(Annotate(CheckUtf8(*flags.prompt), "--prompt"));
     base.set_text(*flags.prompt);
@@ -65,19 +90,12 @@ absl::StatusOr<std::vector<v1::GenerateRequest>> MakeRequests(const Flags& flags
   return requests;
 }
 
-// What one answer adds to standard output when it is whole.
-int Print(const Flags& flags, bool has_tokenizer, const absl::StatusOr<Client::Answer>& answer) {
-  if (!answer.ok()) return ReportError(answer.status());
-  if (flags.json) {
-    std::printf("%s\n", AnswerJson(*answer, flags.logprobs.has_value()).c_str());
-    std::fflush(stdout);
-    return 0;
-  }
+void Show(const Client::Choice& choice, bool has_tokenizer) {
   AnswerPrinter printer(OnTerminal(), has_tokenizer);
   v1::GenerateResponse::Tokens all;
-  all.mutable_tokens()->Add(answer->tokens.begin(), answer->tokens.end());
+  all.mutable_tokens()->Add(choice.tokens.begin(), choice.tokens.end());
   const std::pair<v1::SpanKind, const std::string*> spans[] = {
-      {v1::SPAN_KIND_REASONING, &answer->reasoning}, {v1::SPAN_KIND_ANSWER, &answer->text}};
+      {v1::SPAN_KIND_REASONING, &choice.reasoning}, {v1::SPAN_KIND_ANSWER, &choice.text}};
   for (const auto& [kind, text] : spans) {
     if (text->empty()) continue;
     v1::TextSpan* span = all.add_spans();
@@ -86,6 +104,20 @@ int Print(const Flags& flags, bool has_tokenizer, const absl::StatusOr<Client::A
   }
   printer.Show(all);
   printer.End();
+}
+
+// What one request's answers add to standard output when they are whole.
+int Print(const Flags& flags, bool has_tokenizer, const absl::StatusOr<Client::Answer>& answer) {
+  if (!answer.ok()) return ReportError(answer.status());
+  for (size_t i = 0; i < answer->choices.size(); ++i) {
+    if (flags.json) {
+      const JsonOptions options{flags.logprobs.has_value(), flags.prompt_logprobs.has_value()};
+      std::printf("%s\n", AnswerJson(*answer, i, options).c_str());
+      std::fflush(stdout);
+    } else {
+      Show(answer->choices[i], has_tokenizer);
+    }
+  }
   return 0;
 }
 
@@ -126,7 +158,7 @@ int Generate(const Flags& flags) {
   const absl::StatusOr<v1::GetModelResponse> model = client.GetModel();
   if (!model.ok()) return ReportError(model.status());
   const bool has_tokenizer = model->has_tokenizer();
-  if (requests->size() == 1 && !flags.json) {
+  if (requests->size() == 1 && !flags.json && flags.n.value_or(1) == 1) {
     return GenerateLive(client, has_tokenizer, requests->front());
   }
   return GenerateAll(flags, client, has_tokenizer, *requests);
@@ -148,6 +180,17 @@ void AddGenerate(CLI::App& app, CommandRun& run) {
   command
       ->add_option("--stop", flags->stop, "text that ends the answer; may be given several times")
       ->allow_extra_args(false);
+  command
+      ->add_option("--stop-token-ids", flags->stop_token_ids, "token ids that end the answer: 1,2")
+      ->delimiter(',');
+  command
+      ->add_option("--logit-bias", flags->logit_bias,
+                   "added to a token's logit, ID:VALUE; may be given several times")
+      ->allow_extra_args(false);
+  command->add_option("--min-tokens", flags->min_tokens, "nothing ends the answer before");
+  command->add_option("--n", flags->n, "answers to each prompt");
+  command->add_option("--prompt-logprobs", flags->prompt_logprobs,
+                      "logprobs of the prompt's tokens and of the K best; shown by --json");
   command->add_flag("--ignore-eos", flags->ignore_eos, "go on after the end of sequence");
   command->add_flag("--json", flags->json, "one JSON object a line");
   command->callback([flags, &run] { run = [flags] { return Generate(*flags); }; });

@@ -49,6 +49,8 @@ absl::StatusOr<std::optional<StepOutcome>> StepCollector::Add(int rank, v1::Step
   if (rank % tp_ == 0) {
     std::vector<v1::SampledToken>& tokens = it->outcome.group_tokens[group];
     for (v1::SampledToken& token : *result.mutable_tokens()) tokens.push_back(std::move(token));
+    std::vector<v1::PromptLogprob>& prompt = it->outcome.prompt;
+    for (v1::PromptLogprob& token : *result.mutable_prompt()) prompt.push_back(std::move(token));
   }
   if (it->answers < tp_ * groups_) return std::nullopt;
   CHECK(it == pending_.begin());

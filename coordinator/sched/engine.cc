@@ -67,7 +67,7 @@ void Engine::FailLocked(absl::Status status) {
     event.sequence = sequence;
     event.finished = true;
     event.error = health_;
-    undelivered_.push_back({std::move(sink), std::move(event)});
+    undelivered_.push_back({std::move(sink), {}, std::move(event)});
   }
   sinks_.clear();
   wake_.notify_all();
@@ -82,7 +82,7 @@ void Engine::EndRequests(const absl::Status& status) {
     event.sequence = sequence;
     event.finished = true;
     event.error = status;
-    undelivered_.push_back({std::move(sink), std::move(event)});
+    undelivered_.push_back({std::move(sink), {}, std::move(event)});
   }
   sinks_.clear();
   wake_.notify_all();
@@ -131,6 +131,7 @@ bool Engine::CanStepLocked(bool idle_due) const {
 
 void Engine::CommitLocked(StepOutcome outcome, std::vector<Delivery>* deliveries) {
   if (!health_.ok()) return;
+  TakePromptLocked(std::move(outcome.prompt), deliveries);
   absl::StatusOr<std::vector<SequenceEvent>> events =
       scheduler_->Commit(outcome.step, outcome.group_tokens);
   if (!events.ok()) {
@@ -140,13 +141,26 @@ void Engine::CommitLocked(StepOutcome outcome, std::vector<Delivery>* deliveries
   for (SequenceEvent& event : *events) {
     const auto it = sinks_.find(event.sequence);
     if (it == sinks_.end()) continue;
-    Delivery delivery{it->second, std::move(event)};
+    Delivery delivery{it->second, {}, std::move(event)};
     if (delivery.event.finished) sinks_.erase(it);
     deliveries->push_back(std::move(delivery));
   }
 }
 
+void Engine::TakePromptLocked(std::vector<v1::PromptLogprob> prompt,
+                              std::vector<Delivery>* deliveries) {
+  uint64_t last = 0;  // no sequence has this number
+  for (v1::PromptLogprob& token : prompt) {
+    const auto it = sinks_.find(token.sequence());
+    if (it == sinks_.end()) continue;
+    if (token.sequence() != last) deliveries->push_back({it->second, {}, {}});
+    last = token.sequence();
+    deliveries->back().prompt.push_back(std::move(token));
+  }
+}
+
 void Engine::Deliver(const Delivery& delivery) {
+  if (!delivery.prompt.empty()) delivery.sink->OnPrompt(delivery.prompt);
   const SequenceEvent& event = delivery.event;
   if (event.has_token) delivery.sink->OnToken(event.token);
   if (!event.finished) return;

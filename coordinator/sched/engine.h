@@ -15,6 +15,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/types/span.h"
 #include "base/clock.h"
 #include "coordinator/sched/scheduler.h"
 #include "whalepod/v1/inference.pb.h"
@@ -26,6 +27,7 @@ namespace whalepod {
 struct StepOutcome {
   uint64_t step = 0;
   std::vector<std::vector<v1::SampledToken>> group_tokens;  // per DP group
+  std::vector<v1::PromptLogprob> prompt;                    // of all; a sequence's are together
 };
 
 // Where steps go; the fleet. Send must not block and must not call back into the engine.
@@ -41,6 +43,8 @@ class RequestSink {
  public:
   virtual ~RequestSink() = default;
   virtual void OnToken(const v1::SampledToken& token) = 0;
+  // Some of the prompt's tokens in order, all of them before OnToken; where they are asked for.
+  virtual void OnPrompt(absl::Span<const v1::PromptLogprob> tokens) {}
   virtual void OnFinished(v1::FinishReason reason) = 0;
   virtual void OnError(const absl::Status& status) = 0;
 };
@@ -93,6 +97,7 @@ class Engine {
  private:
   struct Delivery {
     std::shared_ptr<RequestSink> sink;
+    std::vector<v1::PromptLogprob> prompt;
     SequenceEvent event;
   };
 
@@ -100,6 +105,7 @@ class Engine {
   bool CanStepLocked(bool idle_due) const;
   void CommitLocked(StepOutcome outcome, std::vector<Delivery>* deliveries);
   void FailLocked(absl::Status status);
+  void TakePromptLocked(std::vector<v1::PromptLogprob> prompt, std::vector<Delivery>* deliveries);
   static void Deliver(const Delivery& delivery);
 
   const Options options_;

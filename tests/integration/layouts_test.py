@@ -21,6 +21,9 @@ def answers(client):
         result.append(client.generate(prompt, temperature=0, max_tokens=48, logprobs=0, ignore_eos=True)[:2])
         result.append(client.generate(prompt, temperature=0.6, seed=11, max_tokens=48, logprobs=0,
                                       ignore_eos=True)[:2])
+        result.append(client.generate(prompt, temperature=0.8, seed=12, max_tokens=48, logprobs=0, min_tokens=40,
+                                      top_k=50, top_p=0.9, min_p=0.02, repetition_penalty=1.1,
+                                      presence_penalty=0.3, frequency_penalty=0.2, logit_bias={50: 1.5})[:2])
     return result
 
 

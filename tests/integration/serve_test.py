@@ -163,6 +163,28 @@ class ServeTest(unittest.TestCase):
         self.assertEqual(runs[0], runs[1])
         self.assertNotEqual(runs[0][0], runs[2][0])
 
+    def test_prompt_logprobs_are_those_of_generation(self):
+        prompt = question(1236, 2199)
+        ids, logprobs, _ = self.client.generate(prompt, temperature=0, max_tokens=60, logprobs=0)
+        scored = []
+        for event in self.client.stub.Generate(
+                self.client.request(prompt + ids, temperature=0, max_tokens=1, prompt_logprobs=2), timeout=60):
+            scored += event.prompt.tokens
+        self.assertEqual([t.token_id for t in scored], prompt + ids)
+        self.assertFalse(scored[0].HasField("logprob"))
+        self.assertEqual({len(t.top) for t in scored[1:]}, {2})
+        # As prompt tokens they take the other form of attention: equal but for rounding of activations.
+        for token, logprob in zip(scored[len(prompt):], logprobs):
+            self.assertAlmostEqual(token.logprob, logprob, delta=0.05)
+            self.assertEqual(token.top[0].token_id, token.token_id)
+
+    def test_min_tokens_holds_off_the_end(self):
+        for seed in range(3):
+            tokens = self.client.generate(question(1, 2), temperature=1.0, seed=seed, min_tokens=100,
+                                          max_tokens=120)[0]
+            self.assertGreaterEqual(len(tokens), 100)
+            self.assertNotIn(1, tokens[:100])
+
     def test_many_at_once_equal_one_at_a_time(self):
         prompts = [question(100 + 37 * i, 9 + 11 * i) for i in range(24)]
         alone = [self.client.generate(p, temperature=0, max_tokens=40, logprobs=0)[:2] for p in prompts[:6]]
@@ -206,6 +228,14 @@ class ServeTest(unittest.TestCase):
         stopped = self.run_cli("generate", "--prompt-token-ids", ids, "--temperature", 0, "--stop", "Tens:",
                                "--stop", "nowhere")
         self.assertEqual(stopped.stdout, "<think>Line up: 1236+2199.\nUnits: 6+9+0=15, write 5, carry 1.\n\n")
+        several = self.run_cli("generate", "--prompt-token-ids", ids, "--n", 3, "--temperature", 2, "--seed", 4,
+                               "--top-k", 20, "--top-p", 0.99, "--logit-bias", "50:-100", "--max-tokens", 20,
+                               "--min-tokens", 5, "--prompt-logprobs", 1, "--json")
+        several = [json.loads(line) for line in several.stdout.splitlines()]
+        self.assertEqual([a["choice"] for a in several], [0, 1, 2])
+        self.assertEqual(len({tuple(a["token_ids"]) for a in several}), 3)
+        self.assertFalse(any(50 in a["token_ids"] for a in several))
+        self.assertEqual(len(several[0]["prompt_logprobs"]), len(question(1236, 2199)))
         chat = self.run_cli("chat", "--temperature", 0, "--max-tokens", 300,
                             stdin="What is 1236 plus 2199?\n\n/new\nWhat is 12 plus 7?\n/exit\nunread\n")
         self.assertEqual(chat.returncode, 0, chat.stderr)

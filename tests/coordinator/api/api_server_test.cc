@@ -248,6 +248,97 @@ TEST_F(ApiServerTest, AStopStringEndsTheAnswerAndFreesEverything) {
   ExpectAllFreed();
 }
 
+TEST_F(ApiServerTest, NoStopStringEndsAnAnswerBeforeMinTokens) {
+  model_.text = LoadModelText(WHALEPOD_MODELS_DIR "/r1-draft");
+  server_->SetReady(model_, engine_.get());
+  v1::GenerateRequest request = Request(7, 40);
+  const Answer whole = Generate(request);
+  request.mutable_options()->set_min_tokens(10);
+  request.mutable_options()->add_stop(whole.text.substr(0, 1));
+  const Answer answer = Generate(request);
+  ASSERT_TRUE(answer.status.ok()) << answer.status.error_message();
+  EXPECT_GT(answer.tokens.size(), 10u);
+  EXPECT_EQ(answer.text, whole.text.substr(0, answer.text.size()));
+  EXPECT_GE(answer.text.size(), 10u / 2);
+}
+
+TEST_F(ApiServerTest, SeveralAnswersToOnePrompt) {
+  v1::GenerateRequest request = Request(7, 12);
+  request.mutable_options()->set_n(3);
+  grpc::ClientContext context;
+  auto reader = stub_->Generate(&context, request);
+  std::vector<std::vector<uint32_t>> tokens(3);
+  std::vector<int> finished(3);
+  v1::GenerateResponse response;
+  while (reader->Read(&response)) {
+    for (const auto& token : response.tokens().tokens()) {
+      ASSERT_EQ(finished[response.tokens().choice()], 0);
+      tokens[response.tokens().choice()].push_back(token.token_id());
+    }
+    if (!response.has_finished()) continue;
+    ++finished[response.finished().choice()];
+    EXPECT_EQ(response.finished().usage().completion_tokens(), 12u);
+    EXPECT_EQ(response.finished().reason(), v1::FINISH_REASON_LENGTH);
+  }
+  EXPECT_TRUE(reader->Finish().ok());
+  const std::vector<uint32_t> prompt(request.token_ids().ids().begin(),
+                                     request.token_ids().ids().end());
+  for (uint32_t choice = 0; choice < 3; ++choice) {
+    EXPECT_EQ(finished[choice], 1);
+    ASSERT_EQ(tokens[choice].size(), 12u);
+    for (uint32_t i = 0; i < 12; ++i) {
+      EXPECT_EQ(tokens[choice][i], ModelWorker::TokenAt(prompt, 7 + choice, i, 1000));
+    }
+  }
+  ExpectAllFreed();
+}
+
+TEST_F(ApiServerTest, AnErrorOfOneChoiceEndsAll) {
+  v1::GenerateRequest request = Request(7, 100);
+  request.mutable_options()->set_n(3);
+  ranks_->worker().FailToken({7, 8, 9, 10, 11}, 4);
+  const Answer answer = Generate(request);
+  EXPECT_EQ(answer.status.error_code(), grpc::StatusCode::DATA_LOSS);
+  ExpectAllFreed();
+}
+
+TEST_F(ApiServerTest, AllChoicesOrNone) {
+  v1::GenerateRequest request = Request(7, 100);
+  request.mutable_options()->set_n(64);  // the queue holds 6
+  const Answer answer = Generate(request);
+  EXPECT_EQ(answer.status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_TRUE(answer.tokens.empty());
+  ExpectAllFreed();
+}
+
+TEST_F(ApiServerTest, LogprobsOfThePromptComeFirst) {
+  v1::GenerateRequest request = Request(7, 5);
+  for (uint32_t id = 100; id < 200; ++id) request.mutable_token_ids()->add_ids(id);
+  request.mutable_options()->set_n(2);
+  request.mutable_options()->set_prompt_logprobs(0);
+  grpc::ClientContext context;
+  auto reader = stub_->Generate(&context, request);
+  std::vector<v1::GeneratedToken> prompt;
+  v1::GenerateResponse response;
+  bool generated = false;
+  while (reader->Read(&response)) {
+    generated = generated || (response.has_tokens() && response.tokens().choice() == 0);
+    for (const auto& token : response.prompt().tokens()) {
+      EXPECT_FALSE(generated);
+      prompt.push_back(token);
+    }
+  }
+  EXPECT_TRUE(reader->Finish().ok());
+  ASSERT_EQ(static_cast<int>(prompt.size()), request.token_ids().ids_size());
+  EXPECT_FALSE(prompt[0].has_logprob());
+  for (size_t i = 0; i < prompt.size(); ++i) {
+    EXPECT_EQ(prompt[i].token_id(), request.token_ids().ids(static_cast<int>(i)));
+    if (i > 0) {
+      EXPECT_EQ(prompt[i].logprob(), -static_cast<float>(i));
+    }
+  }
+}
+
 TEST_F(ApiServerTest, TokenizeAndDetokenize) {
   model_.text = LoadModelText(WHALEPOD_MODELS_DIR "/r1-draft");
   server_->SetReady(model_, engine_.get());

@@ -1,6 +1,7 @@
 #include "coordinator/api/validate.h"
 
 #include <cmath>
+#include <functional>
 #include <limits>
 
 #include "coordinator/api/errors.h"
@@ -18,7 +19,7 @@ ServedModel Model() {
   model.vocab_size = 100;
   model.max_model_len = 50;
   model.kv_tokens = 1000;
-  model.default_temperature = 0.6f;
+  model.defaults.temperature = 0.6f;
   return model;
 }
 
@@ -93,6 +94,99 @@ TEST(Validate, KeepsWhatIsAsked) {
   EXPECT_EQ(checked->request.sampling.logprobs(), 0);
   EXPECT_TRUE(checked->request.sampling.ignore_eos());
   EXPECT_EQ(checked->request.sampling.stop_token_ids(0), 99u);
+}
+
+TEST(Validate, FillsSamplingOptions) {
+  ServedModel model = Model();
+  model.defaults = {.temperature = 0.6f,
+                    .top_k = 30,
+                    .top_p = 0.95f,
+                    .min_p = 0.1f,
+                    .repetition_penalty = 1.05f,
+                    .max_new_tokens = 20};
+  model.eos_token_ids = {1, 2};
+  auto usual = ValidateGenerate(model, Request());
+  ASSERT_TRUE(usual.ok()) << usual.status();
+  const v1::SamplingParams& of_model = usual->request.sampling;
+  EXPECT_EQ(of_model.top_k(), 30u);
+  EXPECT_EQ(of_model.top_p(), 0.95f);
+  EXPECT_EQ(of_model.min_p(), 0.1f);
+  EXPECT_EQ(of_model.repetition_penalty(), 1.05f);
+  EXPECT_EQ(of_model.max_tokens(), 20u);
+  EXPECT_EQ(usual->n, 1u);
+  EXPECT_FALSE(of_model.has_prompt_logprobs());
+
+  v1::GenerateRequest request = Request();
+  v1::GenerationOptions& options = *request.mutable_options();
+  options.set_top_k(0);
+  options.set_top_p(1);
+  options.set_min_p(0);
+  options.set_repetition_penalty(1);
+  options.set_presence_penalty(-1);
+  options.set_frequency_penalty(0.5f);
+  (*options.mutable_logit_bias())[9] = 2;
+  (*options.mutable_logit_bias())[4] = -100;
+  options.set_max_tokens(40);
+  options.set_min_tokens(40);
+  options.add_stop_token_ids(7);
+  options.set_n(64);
+  options.set_prompt_logprobs(0);
+  auto asked = ValidateGenerate(model, request);
+  ASSERT_TRUE(asked.ok()) << asked.status();
+  const v1::SamplingParams& sampling = asked->request.sampling;
+  EXPECT_EQ(sampling.top_k() + sampling.top_p() + sampling.min_p(), 0);  // off
+  EXPECT_EQ(sampling.repetition_penalty(), 0);
+  EXPECT_EQ(sampling.presence_penalty(), -1);
+  EXPECT_EQ(sampling.frequency_penalty(), 0.5f);
+  ASSERT_EQ(sampling.logit_bias_size(), 2);
+  EXPECT_EQ(sampling.logit_bias(0).token_id(), 4u);
+  EXPECT_EQ(sampling.logit_bias(1).bias(), 2);
+  EXPECT_EQ(sampling.min_tokens(), 40u);
+  EXPECT_THAT(sampling.banned_token_ids(), ::testing::ElementsAre(7, 1, 2));
+  EXPECT_EQ(asked->n, 64u);
+  EXPECT_TRUE(sampling.has_prompt_logprobs());
+
+  options.set_ignore_eos(true);  // then they may come
+  EXPECT_THAT(ValidateGenerate(model, request)->request.sampling.banned_token_ids(),
+              ::testing::ElementsAre(7));
+}
+
+TEST(Validate, NamesTheSamplingOption) {
+  const auto bad = [](const char* field, const std::string& value, const std::string& limit,
+                      const std::function<void(v1::GenerationOptions&)>& set) {
+    v1::GenerateRequest request = Request();
+    set(*request.mutable_options());
+    ExpectBad(request, std::string("options.") + field, value, limit);
+  };
+  using Options = v1::GenerationOptions;
+  const float nan = std::nanf("");
+  for (const float x : {0.0f, -0.5f, 1.5f, nan}) {
+    bad("top_p", "", "(0, 1]", [x](Options& o) { o.set_top_p(x); });
+  }
+  for (const float x : {-0.5f, 1.5f, nan}) {
+    bad("min_p", "", "[0, 1]", [x](Options& o) { o.set_min_p(x); });
+  }
+  for (const float x : {0.0f, -1.0f, 101.0f, nan}) {
+    bad("repetition_penalty", "", "[0.01, 100]", [x](Options& o) { o.set_repetition_penalty(x); });
+  }
+  for (const float x : {-2.5f, 2.5f, nan}) {
+    bad("presence_penalty", "", "[-2, 2]", [x](Options& o) { o.set_presence_penalty(x); });
+    bad("frequency_penalty", "", "[-2, 2]", [x](Options& o) { o.set_frequency_penalty(x); });
+  }
+  bad("logit_bias", "token 100", "less than 100",
+      [](Options& o) { (*o.mutable_logit_bias())[100] = 1; });
+  bad("logit_bias", "101", "[-100, 100]", [](Options& o) { (*o.mutable_logit_bias())[1] = 101; });
+  bad("min_tokens", "11", "max_tokens = 10", [](Options& o) {
+    o.set_max_tokens(10);
+    o.set_min_tokens(11);
+  });
+  bad("n", "0", "[1, 64]", [](Options& o) { o.set_n(0); });
+  bad("n", "65", "[1, 64]", [](Options& o) { o.set_n(65); });
+  bad("n", "2", "1 at temperature 0", [](Options& o) {
+    o.set_n(2);
+    o.set_temperature(0);
+  });
+  bad("prompt_logprobs", "21", "at most 20", [](Options& o) { o.set_prompt_logprobs(21); });
 }
 
 TEST(Validate, NamesTheField) {

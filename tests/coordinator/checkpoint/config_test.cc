@@ -389,13 +389,23 @@ TEST(GenerationConfigTest, OverridesWhatItStates) {
   EXPECT_EQ(m.bos_token_id(), 3);
   EXPECT_EQ(defaults.temperature, 0.6f);
   EXPECT_EQ(defaults.top_p, 0.95f);
+  ASSERT_TRUE(ApplyGenerationConfig(
+                  R"({"top_k":20,"min_p":0.05,"repetition_penalty":1.05,"max_new_tokens":2048})",
+                  "g", m, defaults)
+                  .ok());
+  EXPECT_EQ(defaults.top_k, 20);
+  EXPECT_EQ(defaults.min_p, 0.05f);
+  EXPECT_EQ(defaults.repetition_penalty, 1.05f);
+  EXPECT_EQ(defaults.max_new_tokens, 2048);
+  EXPECT_EQ(defaults.top_p, 0.95f);
 }
 
 TEST(GenerationConfigTest, BadValuesAreRefused) {
   for (const char* text :
        {"[]", "{", R"({"eos_token_id":80})", R"({"eos_token_id":["a"]})", R"({"bos_token_id":-1})",
         R"({"temperature":-1})", R"({"temperature":2.5})", R"({"temperature":"hot"})",
-        R"({"top_p":0})", R"({"top_p":1.5})"}) {
+        R"({"top_p":0})", R"({"top_p":1.5})", R"({"top_k":-1})", R"({"min_p":2})",
+        R"({"repetition_penalty":0})", R"({"max_new_tokens":0})"}) {
     v1::ModelSpec m = MustParse(TinyConfig());
     GenerationDefaults defaults;
     const absl::Status status = ApplyGenerationConfig(text, "g", m, defaults);

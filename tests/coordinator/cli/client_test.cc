@@ -102,7 +102,7 @@ TEST(ClientTest, AnswerIsShownAsJson) {
       });
   ASSERT_TRUE(answer.ok()) << answer.status();
   EXPECT_THAT(live, ::testing::ElementsAre(1u, 2u, 3u));
-  const Json json = Json::parse(AnswerJson(*answer, /*with_logprobs=*/true));
+  const Json json = Json::parse(AnswerJson(*answer, 0, {.logprobs = true}));
   EXPECT_EQ(json["reasoning"], "\xC3\xA9");
   EXPECT_EQ(json["text"], "so");
   EXPECT_EQ(json["token_ids"], Json({1, 2, 3}));
@@ -112,7 +112,7 @@ TEST(ClientTest, AnswerIsShownAsJson) {
   EXPECT_EQ(json["logprobs"].size(), 3u);
   EXPECT_EQ(json["logprobs"][1]["logprob"], -0.25);
   EXPECT_EQ(json["logprobs"][1]["top"][0]["token_id"], 3);
-  EXPECT_FALSE(Json::parse(AnswerJson(*answer, false)).contains("logprobs"));
+  EXPECT_FALSE(Json::parse(AnswerJson(*answer, 0, {})).contains("logprobs"));
 }
 
 TEST(ClientTest, ACallCanBeCancelledFromAnotherThread) {

@@ -66,7 +66,7 @@ class LoopbackRanks : public StepSender {
       lock.lock();
       queue_.pop_front();
       lock.unlock();
-      engine->OnStepDone({step.step(), *std::move(tokens)});
+      engine->OnStepDone({step.step(), *std::move(tokens), worker_.TakePrompt()});
       lock.lock();
     }
   }

@@ -73,6 +73,15 @@ absl::Status ModelWorker::Compute(uint32_t g, uint32_t slot, uint32_t tokens) {
     return Wrong(absl::StrCat("slot ", slot, ": ", tokens, " tokens asked, ", known - live.computed,
                               " known and not computed"));
   }
+  for (uint32_t at = live.computed + 1; live.sampling.has_prompt_logprobs() &&
+                                        at <= live.computed + tokens && at < live.prompt.size();
+       ++at) {
+    v1::PromptLogprob& score = prompt_.emplace_back();
+    score.set_sequence(live.sequence);
+    score.set_position(at);
+    score.set_token_id(live.prompt[at]);
+    score.set_logprob(-static_cast<float>(at));
+  }
   live.computed += tokens;
   if (uint64_t{live.computed} > uint64_t{live.blocks.size()} * config_.block_tokens) {
     return Wrong(absl::StrCat("slot ", slot, ": ", live.computed, " tokens in ", live.blocks.size(),
@@ -121,7 +130,8 @@ absl::StatusOr<std::vector<std::vector<v1::SampledToken>>> ModelWorker::Run(
       token.set_slot(slot);
       token.set_sequence(live.sequence);
       token.set_index(index);
-      token.set_token_id(TokenAt(live.prompt, live.sampling.seed(), index, config_.vocab_size));
+      token.set_token_id(TokenAt(live.prompt, live.sampling.seed() + live.sampling.choice(), index,
+                                 config_.vocab_size));
       const auto failing = failing_.find(live.prompt);
       if (failing != failing_.end() && failing->second == index) token.set_error("logits are NaN");
       live.sampled.push_back(token.token_id());

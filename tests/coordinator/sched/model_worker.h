@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <map>
 #include <set>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -28,6 +29,10 @@ class ModelWorker {
     groups_.resize(config_.group_blocks.size());
   }
 
+  // Logprobs of prompts' tokens, minus their positions, that the steps since the last call
+  // computed.
+  std::vector<v1::PromptLogprob> TakePrompt() { return std::exchange(prompt_, {}); }
+
   // Sampled tokens of each DP group in slot order; FAILED_PRECONDITION for a step that
   // contradicts the state.
   absl::StatusOr<std::vector<std::vector<v1::SampledToken>>> Run(const v1::StepPlan& plan);
@@ -35,7 +40,8 @@ class ModelWorker {
   // FNV-1a-64 over the live slots of a DP group.
   uint64_t Digest(uint32_t group) const;
 
-  // The token that a sequence of this prompt and seed samples at `index`.
+  // The token that a sequence of this prompt and seed samples at `index`. A choice counts as a seed
+  // that is higher by as many.
   static uint32_t TokenAt(const std::vector<uint32_t>& prompt, uint64_t seed, uint32_t index,
                           uint32_t vocab_size);
 
@@ -67,6 +73,7 @@ class ModelWorker {
   std::map<std::vector<uint32_t>, uint32_t> failing_;
   uint64_t next_step_;
   uint64_t rows_ = 0;
+  std::vector<v1::PromptLogprob> prompt_;
 };
 
 }  // namespace whalepod
