@@ -26,11 +26,11 @@ def orthogonalised(g):
 
 class Muon(torch.optim.Optimizer):
     """Nesterov momentum, orthogonalised. A parameter [.., rows, columns] is a stack of matrices;
-    gate_up is two."""
+    gate_up is two. Weights shrink by lr * decay a step."""
 
-    def __init__(self, named, lr=0.02, momentum=0.95):
+    def __init__(self, named, lr, decay, momentum=0.95):
         groups = [{"params": [p], "halves": name.endswith("gate_up_proj")} for name, p in named]
-        super().__init__(groups, {"lr": lr, "momentum": momentum})
+        super().__init__(groups, {"lr": lr, "decay": decay, "momentum": momentum})
 
     @torch.no_grad()
     def step(self):
@@ -42,6 +42,7 @@ class Muon(torch.optim.Optimizer):
             if not state:
                 state["momentum"] = torch.zeros_like(p)
             state["momentum"].lerp_(p.grad, 1 - group["momentum"])
+            p.mul_(1 - group["lr"] * group["decay"])
             rows, columns = p.shape[-2] // (2 if group["halves"] else 1), p.shape[-1]
             gain = max(1.0, rows / columns) ** 0.5
             stack = (-1, rows, columns)
@@ -53,7 +54,7 @@ class Muon(torch.optim.Optimizer):
                 weight.sub_(update, alpha=group["lr"] * gain)
 
 
-def optimizers(model, muon_lr, adam_lr):
+def optimizers(model, muon_lr, decay, adam_lr):
     """[Muon, AdamW, Muon for the routed experts]"""
     matrices, experts, rest = [], [], []
     for name, p in model.named_parameters():
@@ -64,7 +65,7 @@ def optimizers(model, muon_lr, adam_lr):
         else:
             rest.append(p)
     return [
-        Muon(matrices, lr=muon_lr),
+        Muon(matrices, muon_lr, decay),
         torch.optim.AdamW(rest, lr=adam_lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
-        Muon(experts, lr=muon_lr),
+        Muon(experts, muon_lr, decay),
     ]
