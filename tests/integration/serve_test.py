@@ -13,6 +13,8 @@ import grpc
 from deployment import BIN, PATIENCE, Deployment, goldens, question
 from whalepod.v1 import inference_pb2
 
+UNCERTAIN = [0] + [100 + i for i in range(40)]  # nothing the model was trained on
+
 BAD_REQUESTS = [
     # (changes to the request, field named, status)
     (dict(ids=[]), "token_ids", "INVALID_ARGUMENT"),
@@ -157,8 +159,7 @@ class ServeTest(unittest.TestCase):
         self.assertIn("token_ids", caught.exception.details())
 
     def test_seeded_runs_repeat_and_seeds_differ(self):
-        uncertain = [0] + [100 + i for i in range(40)]  # nothing the model was trained on
-        runs = [self.client.generate(uncertain, temperature=2.0, seed=s, max_tokens=60,
+        runs = [self.client.generate(UNCERTAIN, temperature=2.0, seed=s, max_tokens=60,
                                      ignore_eos=True, logprobs=3)[:2] for s in (7, 7, 8)]
         self.assertEqual(runs[0], runs[1])
         self.assertNotEqual(runs[0][0], runs[2][0])
@@ -228,14 +229,15 @@ class ServeTest(unittest.TestCase):
         stopped = self.run_cli("generate", "--prompt-token-ids", ids, "--temperature", 0, "--stop", "Tens:",
                                "--stop", "nowhere")
         self.assertEqual(stopped.stdout, "<think>Line up: 1236+2199.\nUnits: 6+9+0=15, write 5, carry 1.\n\n")
-        several = self.run_cli("generate", "--prompt-token-ids", ids, "--n", 3, "--temperature", 2, "--seed", 4,
+        uncertain = ",".join(map(str, UNCERTAIN))
+        several = self.run_cli("generate", "--prompt-token-ids", uncertain, "--n", 3, "--temperature", 2, "--seed", 4,
                                "--top-k", 20, "--top-p", 0.99, "--logit-bias", "50:-100", "--max-tokens", 20,
                                "--min-tokens", 5, "--prompt-logprobs", 1, "--json")
         several = [json.loads(line) for line in several.stdout.splitlines()]
         self.assertEqual([a["choice"] for a in several], [0, 1, 2])
         self.assertEqual(len({tuple(a["token_ids"]) for a in several}), 3)
         self.assertFalse(any(50 in a["token_ids"] for a in several))
-        self.assertEqual(len(several[0]["prompt_logprobs"]), len(question(1236, 2199)))
+        self.assertEqual(len(several[0]["prompt_logprobs"]), len(UNCERTAIN))
         chat = self.run_cli("chat", "--temperature", 0, "--max-tokens", 300,
                             stdin="What is 1236 plus 2199?\n\n/new\nWhat is 12 plus 7?\n/exit\nunread\n")
         self.assertEqual(chat.returncode, 0, chat.stderr)

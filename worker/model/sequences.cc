@@ -216,6 +216,7 @@ void SequenceTable::AddFilter(const Sequence& sequence, Batch& batch) {
 void SequenceTable::AddScores(uint32_t slot, const Sequence& sequence, const PromptSpan& span,
                               Batch& batch) {
   if (!sequence.sampling.has_prompt_logprobs()) return;
+  batch.top_k = std::max<int64_t>(batch.top_k, sequence.sampling.prompt_logprobs());
   for (int64_t i = 0; i < span.rows; ++i) {
     const int64_t next = span.pos0 + i + 1;
     if (next >= sequence.prompt_len) return;
@@ -224,7 +225,6 @@ void SequenceTable::AddScores(uint32_t slot, const Sequence& sequence, const Pro
                                 .target = static_cast<int32_t>(sequence.tokens[next]),
                                 .position = static_cast<uint32_t>(next)});
   }
-  batch.top_k = std::max<int64_t>(batch.top_k, sequence.sampling.prompt_logprobs());
 }
 
 absl::Status SequenceTable::SetGroupTokens(const v1::StepPlan& step, Batch& batch) const {

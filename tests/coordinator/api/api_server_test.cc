@@ -263,6 +263,7 @@ TEST_F(ApiServerTest, NoStopStringEndsAnAnswerBeforeMinTokens) {
 }
 
 TEST_F(ApiServerTest, SeveralAnswersToOnePrompt) {
+  server_->SetReady(model_, engine_.get());
   v1::GenerateRequest request = Request(7, 12);
   request.mutable_options()->set_n(3);
   grpc::ClientContext context;
@@ -294,6 +295,7 @@ TEST_F(ApiServerTest, SeveralAnswersToOnePrompt) {
 }
 
 TEST_F(ApiServerTest, AnErrorOfOneChoiceEndsAll) {
+  server_->SetReady(model_, engine_.get());
   v1::GenerateRequest request = Request(7, 100);
   request.mutable_options()->set_n(3);
   ranks_->worker().FailToken({7, 8, 9, 10, 11}, 4);
@@ -303,6 +305,7 @@ TEST_F(ApiServerTest, AnErrorOfOneChoiceEndsAll) {
 }
 
 TEST_F(ApiServerTest, AllChoicesOrNone) {
+  server_->SetReady(model_, engine_.get());
   v1::GenerateRequest request = Request(7, 100);
   request.mutable_options()->set_n(64);  // the queue holds 6
   const Answer answer = Generate(request);
@@ -312,6 +315,7 @@ TEST_F(ApiServerTest, AllChoicesOrNone) {
 }
 
 TEST_F(ApiServerTest, LogprobsOfThePromptComeFirst) {
+  server_->SetReady(model_, engine_.get());
   v1::GenerateRequest request = Request(7, 5);
   for (uint32_t id = 100; id < 200; ++id) request.mutable_token_ids()->add_ids(id);
   request.mutable_options()->set_n(2);

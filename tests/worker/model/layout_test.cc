@@ -97,6 +97,7 @@ void ExpectSame(const std::vector<Completion>& a, const std::vector<Completion>&
     ASSERT_EQ(a[i].prompt.size(), b[i].prompt.size()) << "request " << i;
     for (size_t t = 0; t < a[i].prompt.size(); ++t) {
       EXPECT_EQ(a[i].prompt[t].SerializeAsString(), b[i].prompt[t].SerializeAsString());
+      EXPECT_EQ(a[i].prompt[t].top_size(), 3);
     }
     for (size_t t = 0; t < a[i].top.size(); ++t) {
       ASSERT_EQ(a[i].top[t].size(), b[i].top[t].size());
