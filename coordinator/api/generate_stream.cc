@@ -13,6 +13,8 @@ namespace {
 // A client that takes nothing for this long has its generation cancelled.
 constexpr std::chrono::seconds kWriteStall(30);
 constexpr uint32_t kRetryMs = 1000;
+// Of one message: with 20 best ids each a quarter of a megabyte, and clients take four.
+constexpr int kMostPromptTokens = 1024;
 const grpc::Status kCancelled(grpc::StatusCode::CANCELLED, "cancelled, or past its deadline");
 
 // Logprob and best ids of a token the ranks tell of.
@@ -111,11 +113,19 @@ void GenerateStream::SubmitLocked(const SchedulerRequest& request, uint32_t n) {
   spdlog::debug("request {}: sequence {} and {} more, {} prompt tokens", request_id_,
                 choices_[0].sequence, n - 1, prompt_tokens_);
   if (request.sampling.has_prompt_logprobs()) {
-    v1::GeneratedToken* first = prompt_.mutable_prompt()->add_tokens();
-    first->set_token_id(request.prompt.front());
-    FillPieceLocked(first);
+    AddPromptTokenLocked(request.prompt.front());
   }
   WriteNextLocked();
+}
+
+v1::GeneratedToken* GenerateStream::AddPromptTokenLocked(uint32_t id) {
+  if (prompt_.empty() || prompt_.back().prompt().tokens_size() >= kMostPromptTokens) {
+    prompt_.emplace_back();
+  }
+  v1::GeneratedToken* token = prompt_.back().mutable_prompt()->add_tokens();
+  token->set_token_id(id);
+  FillPieceLocked(token);
+  return token;
 }
 
 void GenerateStream::FillPieceLocked(v1::GeneratedToken* token) const {
@@ -135,10 +145,7 @@ void GenerateStream::TakePrompt(absl::Span<const v1::PromptLogprob> tokens) {
             "prompt token ", token.position(), " could not be scored: ", token.error())));
         break;
       }
-      v1::GeneratedToken* out = prompt_.mutable_prompt()->add_tokens();
-      out->set_token_id(token.token_id());
-      FillPieceLocked(out);
-      FillLogprobs(token, out);
+      FillLogprobs(token, AddPromptTokenLocked(token.token_id()));
     }
     WriteNextLocked();
     if (!failed_) return;
@@ -237,26 +244,39 @@ bool GenerateStream::TakeSpansLocked(Choice& choice, bool last) {
   return stopped;
 }
 
-v1::GenerateResponse* GenerateStream::NextDueLocked() {
-  if (started_.has_started()) return &started_;
-  if (prompt_.has_prompt()) return &prompt_;
-  for (Choice& choice : choices_) {
-    if (choice.tokens.has_tokens()) return &choice.tokens;
-    if (choice.finished.has_finished()) return &choice.finished;
+bool GenerateStream::AnyDueLocked() const {
+  return started_.has_started() || !prompt_.empty() ||
+         std::any_of(choices_.begin(), choices_.end(), [](const Choice& choice) {
+           return choice.tokens.has_tokens() || choice.finished.has_finished();
+         });
+}
+
+bool GenerateStream::TakeDueLocked(v1::GenerateResponse* message) {
+  const auto take = [message](v1::GenerateResponse& due) {
+    *message = std::move(due);
+    due.Clear();
+    return true;
+  };
+  if (started_.has_started()) return take(started_);
+  if (!prompt_.empty()) {
+    take(prompt_.front());
+    prompt_.pop_front();
+    return true;
   }
-  return nullptr;
+  for (Choice& choice : choices_) {
+    if (choice.tokens.has_tokens()) return take(choice.tokens);
+    if (choice.finished.has_finished()) return take(choice.finished);
+  }
+  return false;
 }
 
 void GenerateStream::WriteNextLocked() {
   if (finished_ || write_in_flight_) return;
-  v1::GenerateResponse* const due = NextDueLocked();
-  if (due == nullptr) {
+  if (!TakeDueLocked(&writing_)) {
     if (failed_) FinishLocked(end_status_);
     return;
   }
-  writing_ = std::move(*due);
-  due->Clear();
-  const bool last = !failed_ && NextDueLocked() == nullptr &&
+  const bool last = !failed_ && !AnyDueLocked() &&
                     std::all_of(choices_.begin(), choices_.end(),
                                 [](const Choice& choice) { return choice.ended; });
   if (last) {

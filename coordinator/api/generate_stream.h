@@ -3,6 +3,7 @@
 
 #include <grpcpp/grpcpp.h>
 
+#include <deque>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -62,6 +63,8 @@ class GenerateStream final : public grpc::ServerWriteReactor<v1::GenerateRespons
   void TakeError(const absl::Status& status);
 
   void SubmitLocked(const SchedulerRequest& request, uint32_t n);
+  // The place of one more token of the prompt, its id and bytes filled in.
+  v1::GeneratedToken* AddPromptTokenLocked(uint32_t id);
   void FillPieceLocked(v1::GeneratedToken* token) const;
   // Parses a token, looks for stop strings; true if one has ended the choice.
   bool ParseLocked(Choice& choice, uint32_t token);
@@ -70,8 +73,9 @@ class GenerateStream final : public grpc::ServerWriteReactor<v1::GenerateRespons
   bool TakeSpansLocked(Choice& choice, bool last);
   void EndLocked(Choice& choice, v1::FinishReason reason);
   bool OverLocked() const { return finished_ || failed_; }
-  // The next message that is due, null if there is none.
-  v1::GenerateResponse* NextDueLocked();
+  // Takes the next message that is due; false if there is none.
+  bool TakeDueLocked(v1::GenerateResponse* message);
+  bool AnyDueLocked() const;
   void WriteNextLocked();
   void FinishLocked(const grpc::Status& status);
   void CancelSequences();
@@ -88,7 +92,8 @@ class GenerateStream final : public grpc::ServerWriteReactor<v1::GenerateRespons
   bool cancelled_ = false;       // while waiting
   std::vector<Choice> choices_;  // of fixed size from Begin on
   std::vector<TextSpan> spans_;  // kept for their memory
-  v1::GenerateResponse started_, prompt_, writing_;
+  v1::GenerateResponse started_, writing_;
+  std::deque<v1::GenerateResponse> prompt_;  // none is empty
   bool write_in_flight_ = false;
   TimePoint write_since_{};
   bool failed_ = false;  // with end_status_, after what is due

@@ -101,7 +101,8 @@ class Client:
     """A grpcio client of one deployment."""
 
     def __init__(self, port, host="127.0.0.1"):
-        self.channel = grpc.insecure_channel(f"{host}:{port}")
+        self.endpoint = f"{host}:{port}"
+        self.channel = grpc.insecure_channel(self.endpoint)
         self.stub = inference_pb2_grpc.InferenceServiceStub(self.channel)
 
     def close(self):
