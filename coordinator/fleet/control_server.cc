@@ -1,5 +1,6 @@
 #include "coordinator/fleet/control_server.h"
 
+#include <grpcpp/alarm.h>
 #include <grpcpp/grpcpp.h>
 
 #include <chrono>
@@ -26,9 +27,13 @@ class AttachStream final : public grpc::ServerBidiReactor<v1::AttachRequest, v1:
                            public WorkerLink,
                            public std::enable_shared_from_this<AttachStream> {
  public:
-  static AttachStream* Make(Fleet* fleet) {
+  static AttachStream* Make(Fleet* fleet, std::chrono::milliseconds hello_limit) {
     auto stream = std::make_shared<AttachStream>(fleet);
     stream->self_ = stream;
+    // The alarm keeps the stream until it has rung or was cancelled.
+    stream->hello_alarm_.Set(std::chrono::system_clock::now() + hello_limit, [stream](bool rang) {
+      if (rang) stream->HelloIsLate();
+    });
     stream->StartRead(&stream->request_);
     return stream.get();
   }
@@ -87,6 +92,7 @@ class AttachStream final : public grpc::ServerBidiReactor<v1::AttachRequest, v1:
 
   void OnDone() override {
     Leave();
+    hello_alarm_.Cancel();
     const std::shared_ptr<AttachStream> last = std::move(self_);
   }
 
@@ -104,7 +110,17 @@ class AttachStream final : public grpc::ServerBidiReactor<v1::AttachRequest, v1:
       std::lock_guard lock(mu_);
       rank_ = *rank;
     }
+    hello_alarm_.Cancel();
     return true;
+  }
+
+  void HelloIsLate() {
+    {
+      std::lock_guard lock(mu_);
+      if (rank_ >= 0 || finished_) return;
+    }
+    spdlog::warn("a worker's stream has said no Hello in time, and is ended");
+    FinishNow(grpc::Status(grpc::StatusCode::DEADLINE_EXCEEDED, "no Hello came in time"));
   }
 
   // Tells the fleet once that the stream is gone.
@@ -140,6 +156,7 @@ class AttachStream final : public grpc::ServerBidiReactor<v1::AttachRequest, v1:
   }
 
   Fleet* const fleet_;
+  grpc::Alarm hello_alarm_;
   v1::AttachRequest request_;
   std::mutex mu_;
   int rank_ = -1;  // written before the read that follows it is started
@@ -154,19 +171,22 @@ class AttachStream final : public grpc::ServerBidiReactor<v1::AttachRequest, v1:
 
 class Service final : public v1::ControlService::CallbackService {
  public:
-  explicit Service(Fleet* fleet) : fleet_(fleet) {}
+  Service(Fleet* fleet, std::chrono::milliseconds hello_limit)
+      : fleet_(fleet), hello_limit_(hello_limit) {}
   grpc::ServerBidiReactor<v1::AttachRequest, v1::AttachResponse>* Attach(
       grpc::CallbackServerContext*) override {
-    return AttachStream::Make(fleet_);
+    return AttachStream::Make(fleet_, hello_limit_);
   }
 
  private:
   Fleet* const fleet_;
+  const std::chrono::milliseconds hello_limit_;
 };
 
 class GrpcControlServer final : public ControlServer {
  public:
-  explicit GrpcControlServer(Fleet* fleet) : service_(fleet) {}
+  GrpcControlServer(Fleet* fleet, std::chrono::milliseconds hello_limit)
+      : service_(fleet, hello_limit) {}
   ~GrpcControlServer() override {
     if (server_) server_->Shutdown(std::chrono::system_clock::now());
   }
@@ -198,9 +218,9 @@ class GrpcControlServer final : public ControlServer {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<ControlServer>> ControlServer::Start(const std::string& host,
-                                                                    int port, Fleet* fleet) {
-  auto server = std::make_unique<GrpcControlServer>(fleet);
+absl::StatusOr<std::unique_ptr<ControlServer>> ControlServer::Start(
+    const std::string& host, int port, Fleet* fleet, std::chrono::milliseconds hello_limit) {
+  auto server = std::make_unique<GrpcControlServer>(fleet, hello_limit);
   if (absl::Status status = server->Listen(host, port); !status.ok()) return status;
   return server;
 }
