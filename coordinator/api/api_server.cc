@@ -15,7 +15,7 @@
 #include "base/host_port.h"
 #include "base/status.h"
 #include "coordinator/api/errors.h"
-#include "coordinator/api/generate_stream.h"
+#include "coordinator/api/grpc_generate.h"
 #include "coordinator/api/work_pool.h"
 #include "whalepod/v1/inference.grpc.pb.h"
 
@@ -84,12 +84,14 @@ class Service final : public v1::InferenceService::CallbackService {
 
   grpc::ServerWriteReactor<v1::GenerateResponse>* Generate(
       grpc::CallbackServerContext* context, const v1::GenerateRequest* request) override {
-    std::shared_ptr<GenerateStream> stream = GenerateStream::Make(context, options_.clock);
-    GenerateStream* const reactor = stream.get();
+    auto* const reactor = new GrpcGenerate(context, options_.clock);
+    // Kept past the reactor, which gRPC deletes once the call is over.
+    const std::shared_ptr<Generation> generation = reactor->generation();
     if (request->has_token_ids()) {
-      Begin(stream.get(), *request);
-    } else if (!text_work_.Run([this, stream, request] { Begin(stream.get(), *request); })) {
-      reactor->Refuse(TextBusy());
+      Begin(generation.get(), *request);
+    } else if (!text_work_.Run(
+                   [this, generation, request] { Begin(generation.get(), *request); })) {
+      generation->Refuse(TextBusy());
     }
     return reactor;
   }
@@ -151,17 +153,17 @@ class Service final : public v1::InferenceService::CallbackService {
   };
 
   // Checks a request and hands it to the engine, or ends the call.
-  void Begin(GenerateStream* stream, const v1::GenerateRequest& request) {
+  void Begin(Generation* generation, const v1::GenerateRequest& request) {
     const Serving serving = Now();
     // What is wrong with the request itself can be told only once the limits are known.
-    if (!serving.not_ready.ok()) return stream->Refuse(NotReady(serving.not_ready));
+    if (!serving.not_ready.ok()) return generation->Refuse(NotReady(serving.not_ready));
     absl::StatusOr<CheckedGenerate> checked = ValidateGenerate(*serving.model, request);
-    if (!checked.ok()) return stream->Refuse(checked.status());
+    if (!checked.ok()) return generation->Refuse(checked.status());
     std::string id = request.request_id();
     if (id.empty()) {
       id = absl::StrCat("gen-", absl::Hex(id_prefix_, absl::kZeroPad8), "-", ++next_id_);
     }
-    stream->Begin(serving.engine, *std::move(checked), std::move(id), *serving.model);
+    generation->Begin(serving.engine, *std::move(checked), std::move(id), *serving.model);
   }
 
   // Ends a call with what `work` says, which runs on a thread of its own.

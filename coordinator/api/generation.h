@@ -1,7 +1,5 @@
-// One Generate call: the bridge between the engine's thread and gRPC's.
+// One Generate call, whatever it came by: the bridge between the engine's thread and a transport's.
 #pragma once
-
-#include <grpcpp/grpcpp.h>
 
 #include <deque>
 #include <memory>
@@ -10,38 +8,50 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/types/span.h"
 #include "base/clock.h"
 #include "coordinator/api/validate.h"
 #include "coordinator/sched/engine.h"
 #include "coordinator/text/stop_strings.h"
-#include "whalepod/v1/inference.grpc.pb.h"
+#include "whalepod/v1/inference.pb.h"
 
 namespace whalepod {
 
-// gRPC may run reactions at the same time and on any thread: all Start* and Finish calls are made
-// under mu_. The engine never waits for a client: while a write is under way, tokens gather in the
-// next message. Lives until gRPC is done with it and the engine has let its sinks go.
-class GenerateStream final : public grpc::ServerWriteReactor<v1::GenerateResponse>,
-                             public std::enable_shared_from_this<GenerateStream> {
+// A transport's end of a call. Called with the generation's lock held, from any thread: must not
+// call back into it, and not block. Nothing is called after Finish, or after a last Write.
+class ResponseWriter {
  public:
-  // A call that waits for Begin or Refuse, one of which must follow: until then the request and the
-  // context are there, also when the client cancels.
-  static std::shared_ptr<GenerateStream> Make(grpc::CallbackServerContext* context,
-                                              const Clock* clock);
+  virtual ~ResponseWriter() = default;
+  // One at a time: the next comes after Generation::OnWritten. `message` stays until then; a last
+  // one as long as the generation. `last`: the call ends well with it.
+  virtual void Write(const v1::GenerateResponse& message, bool last) = 0;
+  // The call ends with an error.
+  virtual void Finish(const absl::Status& status) = 0;
+  // The client takes nothing: break the call off. Generation::Cancel is expected to follow.
+  virtual void Abandon() = 0;
+};
+
+// Parses what the engine samples, ends it at stop strings, and hands on what is due. The engine
+// never waits for a client: while a write is under way, tokens gather in the next message. Lives
+// until the transport and the engine have both let it go.
+class Generation final : public std::enable_shared_from_this<Generation> {
+ public:
+  // A call that waits for Begin or Refuse, one of which must follow. `writer` outlives its last
+  // call (see there).
+  Generation(ResponseWriter* writer, const Clock* clock) : writer_(writer), clock_(clock) {}
+
   // Submits what was asked for, all choices or none; `engine` outlives the call.
   void Begin(Engine* engine, CheckedGenerate checked, std::string request_id,
              const ServedModel& model);
   // Ends the call with `status` and nothing else.
   void Refuse(const absl::Status& status);
 
-  // Use the factory.
-  GenerateStream(grpc::CallbackServerContext* context, const Clock* clock)
-      : context_(context), clock_(clock) {}
-
-  void OnWriteDone(bool ok) override;
-  void OnCancel() override;
-  void OnDone() override;
+  // From the transport: a write has ended; false if it failed, and the client is gone.
+  void OnWritten(bool ok);
+  // The client has left, or its deadline has passed. While Begin or Refuse is awaited the call ends
+  // with it, since the request is in use until then.
+  void Cancel();
 
  private:
   class Sink;  // the engine's end of one choice
@@ -72,15 +82,15 @@ class GenerateStream final : public grpc::ServerWriteReactor<v1::GenerateRespons
   // one has ended it.
   bool TakeSpansLocked(Choice& choice, bool last);
   void EndLocked(Choice& choice, v1::FinishReason reason);
-  bool OverLocked() const { return finished_ || failed_; }
+  bool OverLocked() const { return finished_ || !failed_.ok(); }
   // Takes the next message that is due; false if there is none.
   bool TakeDueLocked(v1::GenerateResponse* message);
   bool AnyDueLocked() const;
   void WriteNextLocked();
-  void FinishLocked(const grpc::Status& status);
+  void FinishLocked(const absl::Status& status);
   void CancelSequences();
 
-  grpc::CallbackServerContext* const context_;
+  ResponseWriter* const writer_;
   const Clock* const clock_;
   std::string request_id_;
   std::shared_ptr<const Tokenizer> tokenizer_;  // null: none
@@ -96,11 +106,9 @@ class GenerateStream final : public grpc::ServerWriteReactor<v1::GenerateRespons
   std::deque<v1::GenerateResponse> prompt_;  // none is empty
   bool write_in_flight_ = false;
   TimePoint write_since_{};
-  bool failed_ = false;  // with end_status_, after what is due
-  grpc::Status end_status_;
-  bool finished_ = false;  // Finish was called
+  absl::Status failed_;    // how the call ends once all that is due is written
+  bool finished_ = false;  // the writer was told the end
   uint32_t prompt_tokens_ = 0;
-  std::shared_ptr<GenerateStream> self_;
 };
 
 }  // namespace whalepod

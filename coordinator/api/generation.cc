@@ -1,4 +1,4 @@
-#include "coordinator/api/generate_stream.h"
+#include "coordinator/api/generation.h"
 
 #include <algorithm>
 #include <utility>
@@ -15,7 +15,8 @@ constexpr std::chrono::seconds kWriteStall(30);
 constexpr uint32_t kRetryMs = 1000;
 // Of one message: with 20 best ids each a quarter of a megabyte, and clients take four.
 constexpr int kMostPromptTokens = 1024;
-const grpc::Status kCancelled(grpc::StatusCode::CANCELLED, "cancelled, or past its deadline");
+
+absl::Status Cancelled() { return absl::CancelledError("cancelled, or past its deadline"); }
 
 // Logprob and best ids of a token the ranks tell of.
 template <typename From>
@@ -31,9 +32,9 @@ void FillLogprobs(const From& from, v1::GeneratedToken* to) {
 }  // namespace
 
 // Keeps the call as long as the engine may speak.
-class GenerateStream::Sink final : public RequestSink {
+class Generation::Sink final : public RequestSink {
  public:
-  Sink(std::shared_ptr<GenerateStream> stream, uint32_t choice)
+  Sink(std::shared_ptr<Generation> stream, uint32_t choice)
       : stream_(std::move(stream)), choice_(choice) {}
   void OnPrompt(absl::Span<const v1::PromptLogprob> tokens) override {
     stream_->TakePrompt(tokens);
@@ -43,32 +44,25 @@ class GenerateStream::Sink final : public RequestSink {
   void OnError(const absl::Status& status) override { stream_->TakeError(status); }
 
  private:
-  const std::shared_ptr<GenerateStream> stream_;
+  const std::shared_ptr<Generation> stream_;
   const uint32_t choice_;
 };
 
-std::shared_ptr<GenerateStream> GenerateStream::Make(grpc::CallbackServerContext* context,
-                                                     const Clock* clock) {
-  auto stream = std::make_shared<GenerateStream>(context, clock);
-  stream->self_ = stream;
-  return stream;
-}
-
-void GenerateStream::Refuse(const absl::Status& status) {
+void Generation::Refuse(const absl::Status& status) {
   std::lock_guard lock(mu_);
   waiting_ = false;
-  FinishLocked(ToGrpcStatus(status));
+  FinishLocked(status);
 }
 
-void GenerateStream::Begin(Engine* engine, CheckedGenerate checked, std::string request_id,
-                           const ServedModel& model) {
+void Generation::Begin(Engine* engine, CheckedGenerate checked, std::string request_id,
+                       const ServedModel& model) {
   {
     // Held over the engine's Submit, so that no token overtakes Started. The engine calls sinks
     // without its own lock, so the order mu_, engine is the only one.
     std::lock_guard lock(mu_);
     waiting_ = false;
     if (cancelled_) {
-      FinishLocked(kCancelled);
+      FinishLocked(Cancelled());
       return;
     }
     engine_ = engine;
@@ -91,7 +85,7 @@ void GenerateStream::Begin(Engine* engine, CheckedGenerate checked, std::string 
   CancelSequences();
 }
 
-void GenerateStream::SubmitLocked(const SchedulerRequest& request, uint32_t n) {
+void Generation::SubmitLocked(const SchedulerRequest& request, uint32_t n) {
   prompt_tokens_ = static_cast<uint32_t>(request.prompt.size());
   for (uint32_t i = 0; i < n; ++i) {
     SchedulerRequest one = request;
@@ -105,7 +99,7 @@ void GenerateStream::SubmitLocked(const SchedulerRequest& request, uint32_t n) {
       if (absl::IsResourceExhausted(status)) {
         status = WithRetryDelay(std::move(status), "QUEUE_FULL", kRetryMs);
       }
-      FinishLocked(ToGrpcStatus(status));
+      FinishLocked(status);
       return;
     }
     choices_[i].sequence = *sequence;
@@ -118,7 +112,7 @@ void GenerateStream::SubmitLocked(const SchedulerRequest& request, uint32_t n) {
   WriteNextLocked();
 }
 
-v1::GeneratedToken* GenerateStream::AddPromptTokenLocked(uint32_t id) {
+v1::GeneratedToken* Generation::AddPromptTokenLocked(uint32_t id) {
   if (prompt_.empty() || prompt_.back().prompt().tokens_size() >= kMostPromptTokens) {
     prompt_.emplace_back();
   }
@@ -128,32 +122,31 @@ v1::GeneratedToken* GenerateStream::AddPromptTokenLocked(uint32_t id) {
   return token;
 }
 
-void GenerateStream::FillPieceLocked(v1::GeneratedToken* token) const {
+void Generation::FillPieceLocked(v1::GeneratedToken* token) const {
   if (tokenizer_ == nullptr || tokenizer_->IsSpecial(token->token_id())) return;
   const absl::string_view piece = tokenizer_->Bytes(token->token_id());
   token->set_piece(piece.data(), piece.size());
 }
 
-void GenerateStream::TakePrompt(absl::Span<const v1::PromptLogprob> tokens) {
+void Generation::TakePrompt(absl::Span<const v1::PromptLogprob> tokens) {
   {
     std::lock_guard lock(mu_);
     if (OverLocked()) return;
     for (const v1::PromptLogprob& token : tokens) {
       if (!token.error().empty()) {
-        failed_ = true;
-        end_status_ = ToGrpcStatus(absl::DataLossError(absl::StrCat(
-            "prompt token ", token.position(), " could not be scored: ", token.error())));
+        failed_ = absl::DataLossError(absl::StrCat("prompt token ", token.position(),
+                                                   " could not be scored: ", token.error()));
         break;
       }
       FillLogprobs(token, AddPromptTokenLocked(token.token_id()));
     }
     WriteNextLocked();
-    if (!failed_) return;
+    if (failed_.ok()) return;
   }
   CancelSequences();
 }
 
-void GenerateStream::TakeToken(uint32_t index, const v1::SampledToken& token) {
+void Generation::TakeToken(uint32_t index, const v1::SampledToken& token) {
   uint64_t unwanted = 0;
   {
     std::lock_guard lock(mu_);
@@ -169,7 +162,7 @@ void GenerateStream::TakeToken(uint32_t index, const v1::SampledToken& token) {
     if (write_in_flight_ && clock_->Now() - write_since_ > kWriteStall) {
       spdlog::warn("request {}: the client has read nothing for {} s, cancelled", request_id_,
                    kWriteStall.count());
-      context_->TryCancel();
+      writer_->Abandon();
       return;
     }
     if (stopped) {
@@ -182,13 +175,13 @@ void GenerateStream::TakeToken(uint32_t index, const v1::SampledToken& token) {
   if (unwanted != 0) engine_->Cancel(unwanted);
 }
 
-bool GenerateStream::ParseLocked(Choice& choice, uint32_t token) {
+bool Generation::ParseLocked(Choice& choice, uint32_t token) {
   if (!choice.parser.has_value()) return false;
   choice.parser->Add(token, spans_);
   return TakeSpansLocked(choice, /*last=*/false);
 }
 
-void GenerateStream::TakeEnd(uint32_t index, v1::FinishReason reason) {
+void Generation::TakeEnd(uint32_t index, v1::FinishReason reason) {
   std::lock_guard lock(mu_);
   Choice& choice = choices_[index];
   if (OverLocked() || choice.ended) return;
@@ -201,7 +194,7 @@ void GenerateStream::TakeEnd(uint32_t index, v1::FinishReason reason) {
   WriteNextLocked();
 }
 
-void GenerateStream::EndLocked(Choice& choice, v1::FinishReason reason) {
+void Generation::EndLocked(Choice& choice, v1::FinishReason reason) {
   choice.ended = true;
   v1::GenerateResponse::Finished* finished = choice.finished.mutable_finished();
   finished->set_reason(reason);
@@ -211,18 +204,17 @@ void GenerateStream::EndLocked(Choice& choice, v1::FinishReason reason) {
   if (choice.stops.has_value()) finished->set_stop(choice.stops->stopped_by());
 }
 
-void GenerateStream::TakeError(const absl::Status& status) {
+void Generation::TakeError(const absl::Status& status) {
   {
     std::lock_guard lock(mu_);
     if (OverLocked()) return;
-    failed_ = true;
-    end_status_ = ToGrpcStatus(status);
+    failed_ = status;
     WriteNextLocked();
   }
   CancelSequences();
 }
 
-bool GenerateStream::TakeSpansLocked(Choice& choice, bool last) {
+bool Generation::TakeSpansLocked(Choice& choice, bool last) {
   std::vector<TextSpan> shown;
   bool stopped = false;
   if (choice.completion_tokens <= min_tokens_) {
@@ -244,14 +236,14 @@ bool GenerateStream::TakeSpansLocked(Choice& choice, bool last) {
   return stopped;
 }
 
-bool GenerateStream::AnyDueLocked() const {
+bool Generation::AnyDueLocked() const {
   return started_.has_started() || !prompt_.empty() ||
          std::any_of(choices_.begin(), choices_.end(), [](const Choice& choice) {
            return choice.tokens.has_tokens() || choice.finished.has_finished();
          });
 }
 
-bool GenerateStream::TakeDueLocked(v1::GenerateResponse* message) {
+bool Generation::TakeDueLocked(v1::GenerateResponse* message) {
   const auto take = [message](v1::GenerateResponse& due) {
     *message = std::move(due);
     due.Clear();
@@ -270,32 +262,28 @@ bool GenerateStream::TakeDueLocked(v1::GenerateResponse* message) {
   return false;
 }
 
-void GenerateStream::WriteNextLocked() {
+void Generation::WriteNextLocked() {
   if (finished_ || write_in_flight_) return;
   if (!TakeDueLocked(&writing_)) {
-    if (failed_) FinishLocked(end_status_);
+    if (!failed_.ok()) FinishLocked(failed_);
     return;
   }
-  const bool last = !failed_ && !AnyDueLocked() &&
+  const bool last = failed_.ok() && !AnyDueLocked() &&
                     std::all_of(choices_.begin(), choices_.end(),
                                 [](const Choice& choice) { return choice.ended; });
-  if (last) {
-    finished_ = true;
-    StartWriteAndFinish(&writing_, grpc::WriteOptions(), grpc::Status::OK);
-    return;
-  }
+  finished_ = last;
   write_in_flight_ = true;
   write_since_ = clock_->Now();
-  StartWrite(&writing_);
+  writer_->Write(writing_, last);
 }
 
-void GenerateStream::FinishLocked(const grpc::Status& status) {
+void Generation::FinishLocked(const absl::Status& status) {
   if (finished_) return;
   finished_ = true;
-  Finish(status);
+  writer_->Finish(status);
 }
 
-void GenerateStream::OnWriteDone(bool ok) {
+void Generation::OnWritten(bool ok) {
   {
     std::lock_guard lock(mu_);
     write_in_flight_ = false;
@@ -303,29 +291,24 @@ void GenerateStream::OnWriteDone(bool ok) {
       WriteNextLocked();
       return;
     }
-    FinishLocked(grpc::Status(grpc::StatusCode::CANCELLED, "the client is gone"));
+    FinishLocked(absl::CancelledError("the client is gone"));
   }
   CancelSequences();
 }
 
-void GenerateStream::OnCancel() {
+void Generation::Cancel() {
   {
     std::lock_guard lock(mu_);
     if (waiting_) {
       cancelled_ = true;
       return;
     }
-    FinishLocked(kCancelled);
+    FinishLocked(Cancelled());
   }
   CancelSequences();
 }
 
-void GenerateStream::OnDone() {
-  CancelSequences();
-  const std::shared_ptr<GenerateStream> last = std::move(self_);
-}
-
-void GenerateStream::CancelSequences() {
+void Generation::CancelSequences() {
   std::vector<uint64_t> sequences;
   Engine* engine = nullptr;
   {

@@ -1,0 +1,25 @@
+#include "coordinator/api/grpc_generate.h"
+
+#include "coordinator/api/errors.h"
+
+namespace whalepod {
+
+void GrpcGenerate::Write(const v1::GenerateResponse& message, bool last) {
+  if (last) {
+    StartWriteAndFinish(&message, grpc::WriteOptions(), grpc::Status::OK);
+  } else {
+    StartWrite(&message);
+  }
+}
+
+void GrpcGenerate::Finish(const absl::Status& status) {
+  grpc::ServerWriteReactor<v1::GenerateResponse>::Finish(ToGrpcStatus(status));
+}
+
+void GrpcGenerate::OnDone() {
+  // Where the call broke off after its last write, its sequences may still run.
+  generation_->Cancel();
+  delete this;
+}
+
+}  // namespace whalepod
