@@ -146,6 +146,7 @@ CoordinatorServer::CoordinatorServer(const ServeOptions& options, Checkpoint che
 CoordinatorServer::~CoordinatorServer() {
   // Clients go first, then steps, then ranks: nobody calls into what is gone.
   api_.reset();
+  frontend_.reset();
   if (engine_ != nullptr) engine_->Stop();
   control_.reset();
   fleet_.reset();
@@ -195,11 +196,10 @@ absl::Status CoordinatorServer::Listen() {
   fleet_ = std::make_unique<Fleet>(std::move(fleet));
   fleet_->SetOnFailed([this](const absl::Status& status) { NoteFailure(status); });
 
-  ApiServer::Options api;
-  api.host = options_.host;
-  api.port = options_.grpc_port;
-  api.status = [this](v1::GetStatusResponse* status) { FillStatus(status); };
-  ASSIGN_OR_RETURN(api_, ApiServer::Start(std::move(api), DescribeModel()));
+  frontend_ = std::make_unique<Frontend>(
+      DescribeModel(), [this](v1::GetStatusResponse* status) { FillStatus(status); });
+  ASSIGN_OR_RETURN(
+      api_, ApiServer::Start({.host = options_.host, .port = options_.grpc_port}, frontend_.get()));
   ASSIGN_OR_RETURN(control_,
                    ControlServer::Start(options_.host, options_.control_port, fleet_.get()));
   spdlog::info("epoch {}: {} as {}, {} ranks; clients on {}:{}, workers on {}:{}", epoch_,
@@ -255,7 +255,8 @@ absl::Status CoordinatorServer::StartEngine() {
     if (!failure_.ok()) return failure_;
   }
   running->Start();
-  api_->SetReady(DescribeModel(), running);
+  frontend_->SetReady(DescribeModel(), running);
+  api_->SetServing(true);
   spdlog::info("epoch {}: serving {} on {}:{}", epoch_, NameOf(options_), options_.host,
                grpc_port());
   return absl::OkStatus();
@@ -277,9 +278,10 @@ absl::Status CoordinatorServer::WindDown(absl::Status end) {
     std::lock_guard lock(mu_);
     return stops_;
   };
-  api_->SetNotReady(end.ok() || stops() > 0
-                        ? absl::UnavailableError("the deployment is shutting down")
-                        : absl::UnavailableError(end.message()));
+  api_->SetServing(false);
+  frontend_->SetNotReady(end.ok() || stops() > 0
+                             ? absl::UnavailableError("the deployment is shutting down")
+                             : absl::UnavailableError(end.message()));
   if (!end.ok()) {
     if (engine_ != nullptr) engine_->Fail(absl::UnavailableError(end.message()));
     fleet_->Abort(end);

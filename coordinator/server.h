@@ -11,6 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "coordinator/api/api_server.h"
+#include "coordinator/api/frontend.h"
 #include "coordinator/checkpoint/checkpoint.h"
 #include "coordinator/fleet/control_server.h"
 #include "coordinator/fleet/epoch_store.h"
@@ -78,6 +79,7 @@ class CoordinatorServer {
 
   std::unique_ptr<Fleet> fleet_;
   std::unique_ptr<ControlServer> control_;
+  std::unique_ptr<Frontend> frontend_;
   std::unique_ptr<ApiServer> api_;
 };
 

@@ -51,20 +51,24 @@ class ApiServerTest : public ::testing::Test {
     model_.kv_tokens = engine_->MaxSequenceTokens();
     model_.eos_token_ids = {1};
     model_.layout = "tp2";
-    ApiServer::Options server;
-    server.status = [](v1::GetStatusResponse* status) {
+    frontend_ = std::make_unique<Frontend>(model_, [](v1::GetStatusResponse* status) {
       status->set_state("starting");
       status->set_message("phase LOADED: 1 of 2 ranks");
-    };
-    auto started = ApiServer::Start(server, model_);
+    });
+    auto started = ApiServer::Start({}, frontend_.get());
     ASSERT_TRUE(started.ok()) << started.status();
     server_ = std::move(started).value();
     channel_ = grpc::CreateChannel(absl::StrCat("127.0.0.1:", server_->port()),
                                    grpc::InsecureChannelCredentials());
     stub_ = v1::InferenceService::NewStub(channel_);
   }
+  void SetReady() {
+    frontend_->SetReady(model_, engine_.get());
+    server_->SetServing(true);
+  }
   void TearDown() override {
     server_.reset();
+    frontend_.reset();
     engine_->Stop();  // sends to the ranks
     ranks_.reset();   // answer the engine
     engine_.reset();
@@ -154,6 +158,7 @@ class ApiServerTest : public ::testing::Test {
   std::unique_ptr<LoopbackRanks> ranks_;
   std::unique_ptr<Engine> engine_;
   ServedModel model_;
+  std::unique_ptr<Frontend> frontend_;
   std::unique_ptr<ApiServer> server_;
   std::shared_ptr<grpc::Channel> channel_;
   std::unique_ptr<v1::InferenceService::Stub> stub_;
@@ -173,20 +178,21 @@ TEST_F(ApiServerTest, HealthFollowsReadiness) {
     ASSERT_TRUE(CheckHealth(service, &state).ok());
     EXPECT_EQ(state, 2) << service;
   }
-  server_->SetReady(model_, engine_.get());
+  SetReady();
   for (const std::string service : {"", "whalepod.v1.InferenceService"}) {
     ASSERT_TRUE(CheckHealth(service, &state).ok());
     EXPECT_EQ(state, 1) << service;
   }
   EXPECT_EQ(CheckHealth("nobody", &state).error_code(), grpc::StatusCode::NOT_FOUND);
-  server_->SetNotReady(absl::UnavailableError("rank 1 is lost"));
+  server_->SetServing(false);
+  frontend_->SetNotReady(absl::UnavailableError("rank 1 is lost"));
   ASSERT_TRUE(CheckHealth("", &state).ok());
   EXPECT_EQ(state, 2);
   EXPECT_THAT(Generate(Request(1, 4)).status.error_message(), HasSubstr("rank 1 is lost"));
 }
 
 TEST_F(ApiServerTest, StreamsTokensThenUsage) {
-  server_->SetReady(model_, engine_.get());
+  SetReady();
   v1::GenerateRequest request = Request(7, 9);
   request.set_request_id("mine");
   const Answer answer = Generate(request);
@@ -210,7 +216,7 @@ TEST_F(ApiServerTest, StreamsTokensThenUsage) {
 TEST_F(ApiServerTest, TextComesInSpans) {
   model_.text = LoadModelText(WHALEPOD_MODELS_DIR "/r1-draft");
   model_.vocab_size = 1000;
-  server_->SetReady(model_, engine_.get());
+  SetReady();
   v1::GenerateRequest request = Request(7, 40);
   request.mutable_chat()->add_messages()->set_role("user");
   request.mutable_chat()->mutable_messages(0)->set_content("What is 1 plus 2?");
@@ -225,7 +231,7 @@ TEST_F(ApiServerTest, TextComesInSpans) {
 
 TEST_F(ApiServerTest, AStopStringEndsTheAnswerAndFreesEverything) {
   model_.text = LoadModelText(WHALEPOD_MODELS_DIR "/r1-draft");
-  server_->SetReady(model_, engine_.get());
+  SetReady();
   v1::GenerateRequest request = Request(7, 40);
   const std::string whole = Generate(request).text;
   ASSERT_GT(whole.size(), 20u);
@@ -250,7 +256,7 @@ TEST_F(ApiServerTest, AStopStringEndsTheAnswerAndFreesEverything) {
 
 TEST_F(ApiServerTest, NoStopStringEndsAnAnswerBeforeMinTokens) {
   model_.text = LoadModelText(WHALEPOD_MODELS_DIR "/r1-draft");
-  server_->SetReady(model_, engine_.get());
+  SetReady();
   v1::GenerateRequest request = Request(7, 40);
   const Answer whole = Generate(request);
   request.mutable_options()->set_min_tokens(10);
@@ -263,7 +269,7 @@ TEST_F(ApiServerTest, NoStopStringEndsAnAnswerBeforeMinTokens) {
 }
 
 TEST_F(ApiServerTest, SeveralAnswersToOnePrompt) {
-  server_->SetReady(model_, engine_.get());
+  SetReady();
   v1::GenerateRequest request = Request(7, 12);
   request.mutable_options()->set_n(3);
   grpc::ClientContext context;
@@ -295,7 +301,7 @@ TEST_F(ApiServerTest, SeveralAnswersToOnePrompt) {
 }
 
 TEST_F(ApiServerTest, AnErrorOfOneChoiceEndsAll) {
-  server_->SetReady(model_, engine_.get());
+  SetReady();
   v1::GenerateRequest request = Request(7, 100);
   request.mutable_options()->set_n(3);
   ranks_->worker().FailToken({7, 8, 9, 10, 11}, 4);
@@ -305,7 +311,7 @@ TEST_F(ApiServerTest, AnErrorOfOneChoiceEndsAll) {
 }
 
 TEST_F(ApiServerTest, AllChoicesOrNone) {
-  server_->SetReady(model_, engine_.get());
+  SetReady();
   v1::GenerateRequest request = Request(7, 100);
   request.mutable_options()->set_n(64);  // the queue holds 6
   const Answer answer = Generate(request);
@@ -315,7 +321,7 @@ TEST_F(ApiServerTest, AllChoicesOrNone) {
 }
 
 TEST_F(ApiServerTest, LogprobsOfThePromptComeFirst) {
-  server_->SetReady(model_, engine_.get());
+  SetReady();
   v1::GenerateRequest request = Request(7, 5);
   for (uint32_t id = 100; id < 200; ++id) request.mutable_token_ids()->add_ids(id);
   request.mutable_options()->set_n(2);
@@ -345,7 +351,7 @@ TEST_F(ApiServerTest, LogprobsOfThePromptComeFirst) {
 
 TEST_F(ApiServerTest, TokenizeAndDetokenize) {
   model_.text = LoadModelText(WHALEPOD_MODELS_DIR "/r1-draft");
-  server_->SetReady(model_, engine_.get());
+  SetReady();
   grpc::ClientContext context;
   v1::TokenizeRequest tokenize;
   tokenize.mutable_chat()->add_messages()->set_role("user");
@@ -369,7 +375,7 @@ TEST_F(ApiServerTest, TokenizeAndDetokenize) {
 }
 
 TEST_F(ApiServerTest, ManyClientsAtOnce) {
-  server_->SetReady(model_, engine_.get());
+  SetReady();
   std::vector<std::thread> threads;
   std::vector<Answer> answers(6);
   for (uint32_t i = 0; i < 6; ++i) {
@@ -384,7 +390,7 @@ TEST_F(ApiServerTest, ManyClientsAtOnce) {
 }
 
 TEST_F(ApiServerTest, BadRequestsCarryTheField) {
-  server_->SetReady(model_, engine_.get());
+  SetReady();
   v1::GenerateRequest request = Request(1, 4);
   request.mutable_options()->set_temperature(3);
   const Answer answer = Generate(request);
@@ -394,7 +400,7 @@ TEST_F(ApiServerTest, BadRequestsCarryTheField) {
 }
 
 TEST_F(ApiServerTest, AFullQueueSaysWhenToRetry) {
-  server_->SetReady(model_, engine_.get());
+  SetReady();
   ranks_->Hold(true);
   // At most four run and six wait while the ranks answer nothing.
   std::vector<std::unique_ptr<grpc::ClientContext>> contexts;
@@ -422,7 +428,7 @@ TEST_F(ApiServerTest, AFullQueueSaysWhenToRetry) {
 }
 
 TEST_F(ApiServerTest, CancelFreesEverything) {
-  server_->SetReady(model_, engine_.get());
+  SetReady();
   ranks_->Hold(true);
   grpc::ClientContext context;
   auto reader = stub_->Generate(&context, Request(3, 150));
@@ -443,7 +449,7 @@ TEST_F(ApiServerTest, CancelFreesEverything) {
 }
 
 TEST_F(ApiServerTest, ADeadlineFreesEverything) {
-  server_->SetReady(model_, engine_.get());
+  SetReady();
   ranks_->Hold(true);
   grpc::ClientContext context;
   context.set_deadline(std::chrono::system_clock::now() + std::chrono::milliseconds(100));
@@ -461,7 +467,7 @@ TEST_F(ApiServerTest, ADeadlineFreesEverything) {
 }
 
 TEST_F(ApiServerTest, ALostDeploymentEndsStreamsByName) {
-  server_->SetReady(model_, engine_.get());
+  SetReady();
   ranks_->Hold(true);
   grpc::ClientContext context;
   auto reader = stub_->Generate(&context, Request(3, 150));
@@ -495,8 +501,7 @@ TEST_F(ApiServerTest, GetModelAndReflection) {
 TEST_F(ApiServerTest, APortInUseIsAnError) {
   ApiServer::Options options;
   options.port = server_->port();
-  options.status = [](v1::GetStatusResponse*) {};
-  const absl::Status status = ApiServer::Start(options, model_).status();
+  const absl::Status status = ApiServer::Start(options, frontend_.get()).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
   EXPECT_THAT(status.message(), HasSubstr(absl::StrCat(server_->port())));
 }

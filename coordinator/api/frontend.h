@@ -1,0 +1,74 @@
+// What all transports of the client API share: the model served, whether it is ready, and the way
+// from a request to the engine.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "absl/status/status.h"
+#include "base/clock.h"
+#include "coordinator/api/generation.h"
+#include "coordinator/api/validate.h"
+#include "coordinator/api/work_pool.h"
+#include "coordinator/sched/engine.h"
+#include "whalepod/v1/inference.pb.h"
+
+namespace whalepod {
+
+// Thread-safe.
+class Frontend {
+ public:
+  // Fills GetStatus's answer.
+  using StatusFn = std::function<void(v1::GetStatusResponse*)>;
+
+  // Not ready; `model` is told in the meantime.
+  Frontend(ServedModel model, StatusFn status, const Clock* clock = Clock::Real());
+
+  // From now on requests go to `engine`, which outlives this.
+  void SetReady(ServedModel model, Engine* engine);
+  // From now on requests end with `why`; those with the engine go on.
+  void SetNotReady(const absl::Status& why);
+
+  bool ready() const;
+  std::shared_ptr<const ServedModel> model() const;
+  void FillStatus(v1::GetStatusResponse* status) const { status_(status); }
+  const Clock* clock() const { return clock_; }
+
+  // Checks a request and begins `generation` with it, or refuses it; may return before that. Text
+  // is encoded on threads of its own.
+  void Generate(std::shared_ptr<Generation> generation,
+                std::shared_ptr<const v1::GenerateRequest> request);
+
+  // Errors as the answer to a client.
+  absl::Status Tokenize(const v1::TokenizeRequest& request, v1::TokenizeResponse* response) const;
+  absl::Status Detokenize(const v1::DetokenizeRequest& request,
+                          v1::DetokenizeResponse* response) const;
+  // Runs `work`, one of the two, on a thread for text; RESOURCE_EXHAUSTED if too many wait.
+  absl::Status RunTextWork(std::function<void()> work);
+
+ private:
+  struct Serving {
+    std::shared_ptr<const ServedModel> model;
+    Engine* engine = nullptr;
+    absl::Status not_ready;
+  };
+
+  Serving Now() const;
+  // Says how far the deployment is, where it is on its way.
+  absl::Status NotReady(const absl::Status& why) const;
+  void Begin(Generation* generation, const v1::GenerateRequest& request);
+
+  const StatusFn status_;
+  const Clock* const clock_;
+  mutable std::mutex mu_;
+  Serving serving_;
+  const uint32_t id_prefix_;
+  std::atomic<uint64_t> next_id_{0};
+  WorkPool text_work_;  // last: its tasks use the rest
+};
+
+}  // namespace whalepod
