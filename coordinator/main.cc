@@ -38,8 +38,8 @@ int Main(int argc, char** argv) {
     spdlog::error("{}", server.status().ToString());
     return 1;
   }
-  std::printf("whalepod-coordinator: clients on port %d, workers on port %d\n",
-              (*server)->grpc_port(), (*server)->control_port());
+  std::printf("whalepod-coordinator: clients on port %d, workers on port %d, HTTP on port %d\n",
+              (*server)->grpc_port(), (*server)->control_port(), (*server)->http_port());
   std::fflush(stdout);
   const pid_t self = getpid();
   std::thread waiter([&server, &signals] {

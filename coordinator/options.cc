@@ -70,7 +70,9 @@ void AddSizes(CLI::App& app, ServeOptions& o) {
 
 void AddPlaces(CLI::App& app, ServeOptions& o) {
   Add(app, "--host", o.host, "address to listen on; 0.0.0.0 for all");
-  Add(app, "--grpc-port", o.grpc_port, "for clients; 0: any free one")->check(CLI::Range(0, 65535));
+  Add(app, "--port", o.port, "HTTP, for clients; 0: any free one")->check(CLI::Range(0, 65535));
+  Add(app, "--grpc-port", o.grpc_port, "gRPC, for clients; 0: any free one")
+      ->check(CLI::Range(0, 65535));
   Add(app, "--control-port", o.control_port, "for workers; 0: any free one")
       ->check(CLI::Range(0, 65535));
   Add(app, "--state-dir", o.state_dir, "folder that keeps the epoch number over restarts");

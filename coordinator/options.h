@@ -36,6 +36,7 @@ struct ServeOptions {
 
   // Where. Port 0: any free one.
   std::string host = "127.0.0.1";
+  int port = 8000;  // HTTP
   int grpc_port = 50051;
   int control_port = 50052;
   std::string state_dir;  // empty: epochs are not kept

@@ -145,6 +145,7 @@ CoordinatorServer::CoordinatorServer(const ServeOptions& options, Checkpoint che
 
 CoordinatorServer::~CoordinatorServer() {
   // Clients go first, then steps, then ranks: nobody calls into what is gone.
+  http_.reset();
   api_.reset();
   frontend_.reset();
   if (engine_ != nullptr) engine_->Stop();
@@ -200,11 +201,13 @@ absl::Status CoordinatorServer::Listen() {
       DescribeModel(), [this](v1::GetStatusResponse* status) { FillStatus(status); });
   ASSIGN_OR_RETURN(
       api_, ApiServer::Start({.host = options_.host, .port = options_.grpc_port}, frontend_.get()));
+  ASSIGN_OR_RETURN(
+      http_, HttpServer::Start({.host = options_.host, .port = options_.port}, frontend_.get()));
   ASSIGN_OR_RETURN(control_,
                    ControlServer::Start(options_.host, options_.control_port, fleet_.get()));
-  spdlog::info("epoch {}: {} as {}, {} ranks; clients on {}:{}, workers on {}:{}", epoch_,
-               NameOf(options_), LayoutName(plan_.layout()), ranks(), options_.host, grpc_port(),
-               options_.host, control_port());
+  spdlog::info("epoch {}: {} as {}, {} ranks; on {}: HTTP {}, gRPC {}, workers {}", epoch_,
+               NameOf(options_), LayoutName(plan_.layout()), ranks(), options_.host, http_port(),
+               grpc_port(), control_port());
   return absl::OkStatus();
 }
 
@@ -257,8 +260,8 @@ absl::Status CoordinatorServer::StartEngine() {
   running->Start();
   frontend_->SetReady(DescribeModel(), running);
   api_->SetServing(true);
-  spdlog::info("epoch {}: serving {} on {}:{}", epoch_, NameOf(options_), options_.host,
-               grpc_port());
+  spdlog::info("epoch {}: serving {} on {}: HTTP {}, gRPC {}", epoch_, NameOf(options_),
+               options_.host, http_port(), grpc_port());
   return absl::OkStatus();
 }
 
@@ -286,6 +289,7 @@ absl::Status CoordinatorServer::WindDown(absl::Status end) {
     if (engine_ != nullptr) engine_->Fail(absl::UnavailableError(end.message()));
     fleet_->Abort(end);
     fleet_->WaitGone(kAbort);
+    http_->Shutdown(std::chrono::milliseconds(500));
     api_->Shutdown(std::chrono::milliseconds(500));
     return stops() > 0 && absl::IsCancelled(end) ? absl::OkStatus() : end;
   }
@@ -302,6 +306,7 @@ absl::Status CoordinatorServer::WindDown(absl::Status end) {
     spdlog::warn("epoch {}: some workers did not leave in time", epoch_);
   }
   fleet_->WaitGone(Duration(0));
+  http_->Shutdown(std::chrono::milliseconds(500));
   api_->Shutdown(std::chrono::milliseconds(500));
   return engine_->Health();
 }

@@ -12,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "coordinator/api/api_server.h"
 #include "coordinator/api/frontend.h"
+#include "coordinator/api/http_server.h"
 #include "coordinator/checkpoint/checkpoint.h"
 #include "coordinator/fleet/control_server.h"
 #include "coordinator/fleet/epoch_store.h"
@@ -31,6 +32,7 @@ class CoordinatorServer {
   // Run must have returned, if it was called.
   ~CoordinatorServer();
 
+  int http_port() const { return http_->port(); }
   int grpc_port() const { return api_->port(); }
   int control_port() const { return control_->port(); }
   int ranks() const { return options_.ranks(); }
@@ -81,6 +83,7 @@ class CoordinatorServer {
   std::unique_ptr<ControlServer> control_;
   std::unique_ptr<Frontend> frontend_;
   std::unique_ptr<ApiServer> api_;
+  std::unique_ptr<HttpServer> http_;
 };
 
 }  // namespace whalepod

@@ -45,6 +45,13 @@ absl::Status WithRetryDelay(absl::Status status, const std::string& reason, uint
   return WithDetail(std::move(status), detail);
 }
 
+std::optional<v1::ErrorDetail> DetailOf(const absl::Status& status) {
+  const absl::optional<absl::Cord> payload = status.GetPayload(kDetailUrl);
+  v1::ErrorDetail detail;
+  if (!payload || !detail.ParseFromString(std::string(*payload))) return std::nullopt;
+  return detail;
+}
+
 grpc::Status ToGrpcStatus(const absl::Status& status) {
   if (status.ok()) return grpc::Status::OK;
   const std::string message(status.message().substr(0, kMostMessage));

@@ -5,6 +5,7 @@
 #include <grpcpp/support/status.h>
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
@@ -21,6 +22,9 @@ absl::Status WithDetail(absl::Status status, const v1::ErrorDetail& detail);
 // The same of a field and a reason alone.
 absl::Status WithField(absl::Status status, const std::string& field, const std::string& reason);
 absl::Status WithRetryDelay(absl::Status status, const std::string& reason, uint32_t delay_ms);
+
+// The detail that was attached.
+std::optional<v1::ErrorDetail> DetailOf(const absl::Status& status);
 
 grpc::Status ToGrpcStatus(const absl::Status& status);
 

@@ -79,6 +79,7 @@ void Generation::Begin(Engine* engine, CheckedGenerate checked, std::string requ
     started->set_request_id(request_id_);
     started->set_model(model.name);
     started->set_seed(checked.request.sampling.seed());
+    started->set_reasoning_open(checked.reasoning == ReasoningStart::kOpen);
     SubmitLocked(checked.request, checked.n);
     if (!finished_) return;
   }

@@ -299,6 +299,7 @@ int Bench(const Flags& flags) {
 
 void AddBench(CLI::App& app, CommandRun& run) {
   const auto flags = std::make_shared<Flags>();
+  flags->serve.port = 0;
   flags->serve.grpc_port = 0;
   flags->serve.control_port = 0;
   CLI::App* command = app.add_subcommand(

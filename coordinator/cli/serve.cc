@@ -36,15 +36,20 @@ std::string LocalAddress(const std::string& host, int port) {
 // Shows how far the deployment is, once a change.
 class ProgressPrinter {
  public:
-  ProgressPrinter(const std::string& endpoint, std::string layout, int ranks)
-      : client_(endpoint), endpoint_(endpoint), layout_(std::move(layout)), ranks_(ranks) {}
+  ProgressPrinter(const std::string& endpoint, std::string http, std::string layout, int ranks)
+      : client_(endpoint),
+        endpoint_(endpoint),
+        http_(std::move(http)),
+        layout_(std::move(layout)),
+        ranks_(ranks) {}
 
   void Update() {
     if (ready_) return;
     const absl::StatusOr<v1::GetStatusResponse> status = client_.GetStatus();
     if (!status.ok()) return;
     ready_ = status->state() == "ready";
-    Show(ready_ ? absl::StrCat("ready: ", layout_, " on ", ranks_, " ranks, clients on ", endpoint_)
+    Show(ready_ ? absl::StrCat("ready: ", layout_, " on ", ranks_, " ranks, HTTP on ", http_,
+                               ", clients on ", endpoint_)
                 : Describe(*status));
   }
 
@@ -77,7 +82,7 @@ class ProgressPrinter {
   }
 
   Client client_;
-  const std::string endpoint_;
+  const std::string endpoint_, http_;
   const std::string layout_;
   const int ranks_;
   std::string shown_;
@@ -125,6 +130,7 @@ absl::Status Run(const ServeOptions& options) {
                      .ranks = server->ranks(),
                      .threads = static_cast<int>(server->plan().runtime().threads_per_rank())}));
   ProgressPrinter progress(LocalAddress(options.host, server->grpc_port()),
+                           LocalAddress(options.host, server->http_port()),
                            LayoutName(server->plan().layout()), server->ranks());
   absl::Status end;
   std::atomic<bool> ended{false};

@@ -17,7 +17,7 @@ cmake --build build --target whalepod whalepod-worker >>"$build_log" 2>&1 ||
 
 log=$(mktemp)
 build/bin/whalepod serve deploy/models/r1-draft --tensor-parallel-size 4 --enable-expert-parallel \
-  --grpc-port 0 >"$log" 2>"$log.errors" &
+  --port 0 --grpc-port 0 >"$log" 2>"$log.errors" &
 server=$!
 stop() {
   kill -TERM "$server" 2>/dev/null && wait "$server" || true

@@ -144,17 +144,18 @@ class Deployment:
 
     def __init__(self, *flags, model=R1_DRAFT, env=None):
         self.process = Process(
-            [BIN / "whalepod", "serve", model, "--grpc-port", 0, "--control-port", 0, *flags], env=env
+            [BIN / "whalepod", "serve", model, "--port", 0, "--grpc-port", 0, "--control-port", 0, *flags], env=env
         )
-        self.client = None
+        self.client = self.http_port = None
 
     def __enter__(self):
         try:
-            found = self.process.wait_line(r"ready.*?127\.0\.0\.1:(\d+)")
+            found = self.process.wait_line(r"ready.*HTTP on 127\.0\.0\.1:(\d+), clients on 127\.0\.0\.1:(\d+)")
         except BaseException:
             self.process.stop()
             raise
-        self.client = Client(int(found.group(1)))
+        self.http_port = int(found.group(1))
+        self.client = Client(int(found.group(2)))
         return self
 
     def __exit__(self, *_):

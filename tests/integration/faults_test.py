@@ -22,7 +22,7 @@ class Fleet:
     """A coordinator and two workers, the second of which breaks."""
 
     def __init__(self, fault, phase):
-        self.coordinator = Process([BIN / "whalepod-coordinator", R1_DRAFT, "--tp", 2, "--grpc-port", 0,
+        self.coordinator = Process([BIN / "whalepod-coordinator", R1_DRAFT, "--tp", 2, "--port", 0, "--grpc-port", 0,
                                     "--control-port", 0])
         self.workers = []
         ports = self.coordinator.wait_line(r"clients on port (\d+), workers on port (\d+)")
@@ -106,7 +106,7 @@ class ServingFaultsTest(unittest.TestCase):
             self.assertFalse(left)
 
     def test_a_missing_worker_is_named_when_its_phase_ends(self):
-        coordinator = Process([BIN / "whalepod-coordinator", R1_DRAFT, "--tp", 2, "--grpc-port", 0,
+        coordinator = Process([BIN / "whalepod-coordinator", R1_DRAFT, "--tp", 2, "--port", 0, "--grpc-port", 0,
                                "--control-port", 0, "--join-timeout", 1])
         try:
             self.assertNotEqual(coordinator.wait(), 0)
@@ -116,8 +116,8 @@ class ServingFaultsTest(unittest.TestCase):
 
     def test_a_port_in_use_is_an_error(self):
         with Deployment() as deployment:
-            port = deployment.process.wait_line(r"ready.*?127\.0\.0\.1:(\d+)").group(1)
-            second = Process([BIN / "whalepod", "serve", R1_DRAFT, "--grpc-port", port, "--control-port", 0])
+            port = deployment.process.wait_line(r"ready.*clients on 127\.0\.0\.1:(\d+)").group(1)
+            second = Process([BIN / "whalepod", "serve", R1_DRAFT, "--port", 0, "--grpc-port", port, "--control-port", 0])
             try:
                 self.assertNotEqual(second.wait(), 0)
                 self.assertIn(port, second.text())

@@ -60,7 +60,7 @@ class HostsTest(unittest.TestCase):
         processes = []
         try:
             coordinator = Process(
-                [BIN / "whalepod-coordinator", R1_DRAFT, "--host", "0.0.0.0", "--grpc-port", 50051,
+                [BIN / "whalepod-coordinator", R1_DRAFT, "--host", "0.0.0.0", "--port", 0, "--grpc-port", 50051,
                  "--control-port", 50052, *flags], prefix=inside(A))
             processes.append(coordinator)
             coordinator.wait_line("workers on port")
@@ -91,7 +91,7 @@ class HostsTest(unittest.TestCase):
 
     def test_split_over_two_hosts_gives_the_same_bits(self):
         with Deployment() as one:
-            port = one.process.wait_line(r"ready.*?127\.0\.0\.1:(\d+)").group(1)
+            port = one.process.wait_line(r"ready.*clients on 127\.0\.0\.1:(\d+)").group(1)
             expected = answers(lambda ids, **o: self.local(port, ids, **o))
         for flags, ranks in ((("--tp", 4, "--ep", 4), 4), (("--dp", 2, "--tp", 2, "--ep", 4), 4), (("--dp", 2, "--ep", 2), 2)):
             with self.subTest(layout=flags):

@@ -47,7 +47,7 @@ class ServeTest(unittest.TestCase):
         cls.deployment.__exit__()
 
     def endpoint(self):
-        return self.deployment.process.wait_line(r"ready.*?(127\.0\.0\.1:\d+)").group(1)
+        return self.deployment.process.wait_line(r"ready.*clients on (127\.0\.0\.1:\d+)").group(1)
 
     def test_ctrl_c_ends_one_answer(self):
         chat = subprocess.Popen(

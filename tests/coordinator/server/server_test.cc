@@ -32,7 +32,7 @@ class ServerTest : public ::testing::Test {
     options.tensor_parallel_size = 2;
     options.data_parallel_size = 2;
     options.kv_cache_bytes = 64 << 20;
-    options.grpc_port = options.control_port = 0;
+    options.port = options.grpc_port = options.control_port = 0;
     options.heartbeat_timeout = 20;  // the machine that tests this may be very busy
     options.step_stall = 20;
     return options;

@@ -1,0 +1,396 @@
+#include "coordinator/api/http_session.h"
+
+#include <algorithm>
+#include <boost/asio/post.hpp>
+#include <boost/asio/write.hpp>
+#include <chrono>
+#include <functional>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "base/log.h"
+#include "coordinator/api/openai_request.h"
+
+namespace whalepod {
+namespace {
+
+namespace asio = boost::asio;
+namespace beast = boost::beast;
+namespace http = beast::http;
+
+constexpr size_t kMostBody = 4 << 20;
+constexpr size_t kMostHeader = 16 << 10;
+constexpr char kVersion[] = "0.1.0";
+// How long what a client still sends is read after an answer that ends the connection: closed at
+// once, it would lose the answer.
+constexpr std::chrono::seconds kLinger(2);
+
+absl::string_view View(beast::string_view text) { return {text.data(), text.size()}; }
+
+int64_t SecondsNow() {
+  return std::chrono::duration_cast<std::chrono::seconds>(
+             std::chrono::system_clock::now().time_since_epoch())
+      .count();
+}
+
+}  // namespace
+
+// Writes what a Generation hands on: as one body at the end, or as chunks of server-sent events.
+// Nothing is sent before the engine has taken the request, so that a refusal has its own status.
+class HttpSession::Completion final : public ResponseWriter,
+                                      public std::enable_shared_from_this<Completion> {
+ public:
+  Completion(std::shared_ptr<HttpSession> session, OpenAiRequest request)
+      : session_(std::move(session)),
+        request_(std::move(request.generate)),
+        stream_(request.stream),
+        response_(request, std::max(1u, request_.options().n()),
+                  session_->frontend_->model()->text.tokenizer, SecondsNow()),
+        generation_(std::make_shared<Generation>(this, session_->frontend_->clock())),
+        heartbeat_(session_->executor()) {}
+
+  // Whoever holds the request keeps the answer: until the generation has begun it may be ended
+  // only by it.
+  void Begin() {
+    session_->frontend_->Generate(
+        generation_, std::shared_ptr<const v1::GenerateRequest>(shared_from_this(), &request_));
+  }
+
+  // From any thread, under the generation's lock.
+  void Write(const v1::GenerateResponse& message, bool last) override {
+    asio::post(session_->executor(),
+               [self = shared_from_this(), &message, last] { self->OnMessage(message, last); });
+  }
+  void Finish(const absl::Status& status) override {
+    asio::post(session_->executor(), [self = shared_from_this(), status] { self->OnEnd(status); });
+  }
+  void Abandon() override {
+    asio::post(session_->executor(), [self = shared_from_this()] { self->Gone(); });
+  }
+
+  // Tells the generation when the client leaves.
+  void Watch() {
+    session_->stream_.socket().async_wait(
+        asio::ip::tcp::socket::wait_read, [self = shared_from_this()](beast::error_code error) {
+          if (self->over_) return;
+          // Bytes that are there belong to the next request.
+          beast::error_code ignored;
+          if (error || self->session_->stream_.socket().available(ignored) == 0) self->Gone();
+        });
+  }
+
+ private:
+  void OnMessage(const v1::GenerateResponse& message, bool last) {
+    if (over_) return generation_->OnWritten(false);
+    if (!stream_) {
+      response_.Gather(message);
+      if (!last) return generation_->OnWritten(true);
+      return End(200, response_.Whole());
+    }
+    pending_ += response_.Events(message);
+    if (last) pending_ += response_.LastEvents();
+    last_ = last_ || last;
+    message_due_ = true;
+    if (!header_sent_) return SendHeader();
+    Flush();
+  }
+
+  // The end by an error.
+  void OnEnd(const absl::Status& status) {
+    if (over_) return;
+    const HttpError error = ToHttpError(status);
+    if (!header_sent_) return End(error.status, error.body, error.retry_after_ms);
+    pending_ += absl::StrCat("data: ", error.body, "\n\ndata: [DONE]\n\n");
+    last_ = true;
+    Flush();
+  }
+
+  void SendHeader() {
+    header_sent_ = true;
+    header_.emplace(http::status::ok, session_->request_.version());
+    header_->set(http::field::content_type, "text/event-stream; charset=utf-8");
+    header_->set(http::field::cache_control, "no-cache");
+    header_->set("X-Accel-Buffering", "no");
+    header_->keep_alive(session_->request_.keep_alive());
+    header_->chunked(true);
+    serializer_.emplace(*header_);
+    writing_ = true;
+    session_->stream_.expires_after(session_->options_.write_timeout);
+    http::async_write_header(
+        session_->stream_, *serializer_,
+        [self = shared_from_this()](beast::error_code error, size_t) { self->OnFlushed(error); });
+  }
+
+  void Flush() {
+    if (writing_ || over_) return;
+    if (pending_.empty()) {
+      if (message_due_) {
+        message_due_ = false;
+        generation_->OnWritten(true);
+      }
+      return;
+    }
+    sent_ = std::exchange(pending_, std::string());
+    writing_ = true;
+    session_->stream_.expires_after(session_->options_.write_timeout);
+    asio::async_write(
+        session_->stream_, http::make_chunk(asio::buffer(sent_)),
+        [self = shared_from_this()](beast::error_code error, size_t) { self->OnFlushed(error); });
+  }
+
+  void OnFlushed(beast::error_code error) {
+    writing_ = false;
+    if (error) return Gone();
+    if (last_ && pending_.empty()) return SendLastChunk();
+    Beat();
+    Flush();
+  }
+
+  void SendLastChunk() {
+    asio::async_write(session_->stream_, http::make_chunk_last(),
+                      [self = shared_from_this()](beast::error_code error, size_t) {
+                        self->Leave(!error && self->session_->request_.keep_alive());
+                      });
+  }
+
+  // A comment after some silence, so that proxies and clients keep the connection.
+  void Beat() {
+    heartbeat_.expires_after(session_->options_.heartbeat);
+    heartbeat_.async_wait([self = shared_from_this()](beast::error_code error) {
+      if (error || self->over_ || self->writing_ || self->last_) return;
+      self->pending_ += ": keep-alive\n\n";
+      self->Flush();
+    });
+  }
+
+  // One body, whole.
+  void End(int status, std::string body, uint32_t retry_after_ms = 0) {
+    over_ = true;
+    const std::shared_ptr<HttpSession> session = session_;
+    session->completion_.reset();
+    session->Reply(status, std::move(body), "application/json", retry_after_ms);
+  }
+
+  void Gone() {
+    if (over_) return;
+    generation_->Cancel();
+    Leave(false);
+  }
+
+  void Leave(bool keep_alive) {
+    over_ = true;
+    heartbeat_.cancel();
+    const std::shared_ptr<HttpSession> session = session_;
+    session->completion_.reset();
+    session->Done(keep_alive);
+  }
+
+  const std::shared_ptr<HttpSession> session_;
+  const v1::GenerateRequest request_;
+  const bool stream_;
+  OpenAiResponse response_;
+  const std::shared_ptr<Generation> generation_;
+  asio::steady_timer heartbeat_;
+  std::optional<http::response<http::empty_body>> header_;
+  std::optional<http::response_serializer<http::empty_body>> serializer_;
+  std::string pending_, sent_;
+  bool header_sent_ = false;
+  bool writing_ = false;
+  bool message_due_ = false;  // the generation waits for OnWritten
+  bool last_ = false;
+  bool over_ = false;  // nothing more is written
+};
+
+HttpSession::HttpSession(asio::ip::tcp::socket socket, const HttpServer::Options& options,
+                         Frontend* frontend, std::shared_ptr<std::atomic<int>> open)
+    : stream_(std::move(socket)), options_(options), frontend_(frontend), open_(std::move(open)) {}
+
+HttpSession::~HttpSession() { --*open_; }
+
+void HttpSession::Read() {
+  if (closing_) return Close();
+  busy_ = false;
+  parser_.emplace();
+  parser_->body_limit(kMostBody);
+  parser_->header_limit(kMostHeader);
+  stream_.expires_after(options_.read_timeout);
+  http::async_read(
+      stream_, buffer_, *parser_,
+      [self = shared_from_this()](beast::error_code error, size_t) { self->OnRead(error); });
+}
+
+void HttpSession::OnRead(beast::error_code error) {
+  if (error == http::error::body_limit) {
+    request_ = parser_->release();
+    request_.keep_alive(false);
+    const absl::Status status =
+        absl::InvalidArgumentError(absl::StrCat("the body is larger than ", kMostBody, " bytes"));
+    return Reply(413, ToHttpError(status).body);
+  }
+  if (error && error.category() == http::make_error_code(http::error::bad_method).category() &&
+      error != http::error::end_of_stream && error != http::error::partial_message) {
+    request_ = Request();
+    request_.keep_alive(false);
+    return Reply(
+        400,
+        ToHttpError(absl::InvalidArgumentError(absl::StrCat("not HTTP: ", error.message()))).body);
+  }
+  if (error) return Close();
+  request_ = parser_->release();
+  stream_.expires_never();
+  busy_ = true;
+  Route();
+}
+
+bool HttpSession::IsGet() const {
+  return request_.method() == http::verb::get || request_.method() == http::verb::head;
+}
+
+void HttpSession::Route() {
+  std::string path(View(request_.target()));
+  path = path.substr(0, path.find('?'));
+  const bool get = IsGet(), post = request_.method() == http::verb::post;
+  const std::string& body = request_.body();
+  struct Known {
+    absl::string_view path;
+    bool get;
+  };
+  static constexpr Known kKnown[] = {{"/health", true},         {"/readyz", true},
+                                     {"/healthz", true},        {"/livez", true},
+                                     {"/ping", true},           {"/version", true},
+                                     {"/v1/models", true},      {"/tokenize", false},
+                                     {"/detokenize", false},    {"/v1/chat/completions", false},
+                                     {"/v1/completions", false}};
+  const bool one_model = absl::StartsWith(path, "/v1/models/");
+  for (const Known& known : kKnown) {
+    if (known.path == path && (known.get ? !get : !post)) {
+      return Reply(405, ToHttpError(absl::InvalidArgumentError(
+                                        absl::StrCat(path, " takes ", known.get ? "GET" : "POST")))
+                            .body);
+    }
+  }
+  if (path == "/health" || path == "/readyz") return Reply(frontend_->ready() ? 200 : 503, "");
+  if (path == "/healthz" || path == "/livez" || path == "/ping") return Reply(200, "");
+  if (path == "/version") return Reply(200, absl::StrCat("{\"version\":\"", kVersion, "\"}"));
+  if (path == "/v1/models") return ListModels("");
+  if (one_model && get) return ListModels(path.substr(sizeof("/v1/models/") - 1));
+  if (path == "/v1/chat/completions") return Complete(ParseChatCompletion(body));
+  if (path == "/v1/completions") return Complete(ParseCompletion(body));
+  if (path == "/tokenize") {
+    absl::StatusOr<v1::TokenizeRequest> request = ParseTokenize(body);
+    if (!request.ok()) return ReplyError(request.status());
+    return Later([this, request = *std::move(request)]() -> absl::StatusOr<std::string> {
+      v1::TokenizeResponse response;
+      if (absl::Status s = frontend_->Tokenize(request, &response); !s.ok()) return s;
+      const auto& ids = response.token_ids().ids();
+      return nlohmann::json{{"count", ids.size()},
+                            {"max_model_len", response.max_model_len()},
+                            {"tokens", std::vector<uint32_t>(ids.begin(), ids.end())}}
+          .dump();
+    });
+  }
+  if (path == "/detokenize") {
+    absl::StatusOr<v1::DetokenizeRequest> request = ParseDetokenize(body);
+    if (!request.ok()) return ReplyError(request.status());
+    return Later([this, request = *std::move(request)]() -> absl::StatusOr<std::string> {
+      v1::DetokenizeResponse response;
+      if (absl::Status s = frontend_->Detokenize(request, &response); !s.ok()) return s;
+      return nlohmann::json{{"prompt", response.text()}}.dump();
+    });
+  }
+  ReplyError(absl::NotFoundError(absl::StrCat("there is no ", path.substr(0, 100))));
+}
+
+void HttpSession::ListModels(const std::string& wanted) {
+  const std::shared_ptr<const ServedModel> model = frontend_->model();
+  if (!wanted.empty()) {
+    if (absl::Status s = CheckModelName(*model, wanted); !s.ok()) return ReplyError(s);
+  }
+  const nlohmann::ordered_json entry = {{"id", model->name},
+                                        {"object", "model"},
+                                        {"created", 0},
+                                        {"owned_by", "whalepod"},
+                                        {"root", model->name},
+                                        {"parent", nullptr},
+                                        {"max_model_len", model->max_model_len}};
+  if (!wanted.empty()) return Reply(200, entry.dump());
+  Reply(200, nlohmann::ordered_json{{"object", "list"}, {"data", {entry}}}.dump());
+}
+
+void HttpSession::Complete(absl::StatusOr<OpenAiRequest> parsed) {
+  if (!parsed.ok()) return ReplyError(parsed.status());
+  const auto id = request_.find("X-Request-Id");
+  if (id != request_.end()) parsed->generate.set_request_id(std::string(View(id->value())));
+  completion_ = std::make_shared<Completion>(shared_from_this(), *std::move(parsed));
+  const std::shared_ptr<Completion> completion = completion_;
+  completion->Watch();
+  completion->Begin();
+}
+
+void HttpSession::Later(std::function<absl::StatusOr<std::string>()> work) {
+  const absl::Status queued =
+      frontend_->RunTextWork([self = shared_from_this(), work = std::move(work)] {
+        asio::post(self->executor(), [self, body = work()] {
+          if (!body.ok()) return self->ReplyError(body.status());
+          self->Reply(200, *body);
+        });
+      });
+  if (!queued.ok()) ReplyError(queued);
+}
+
+void HttpSession::ReplyError(const absl::Status& status) {
+  HttpError error = ToHttpError(status);
+  Reply(error.status, std::move(error.body), "application/json", error.retry_after_ms);
+}
+
+void HttpSession::Reply(int status, std::string body, const char* type, uint32_t retry_after_ms) {
+  auto response = std::make_shared<http::response<http::string_body>>();
+  response->result(static_cast<unsigned>(status));
+  response->version(request_.version() == 10 ? 10 : 11);
+  if (!body.empty()) response->set(http::field::content_type, type);
+  if (retry_after_ms > 0) {
+    response->set(http::field::retry_after, absl::StrCat((retry_after_ms + 999) / 1000));
+  }
+  const auto id = request_.find("X-Request-Id");
+  if (id != request_.end()) response->set("X-Request-Id", id->value());
+  response->keep_alive(request_.keep_alive());
+  response->body() = std::move(body);
+  response->prepare_payload();
+  if (request_.method() == http::verb::head) response->body().clear();
+  stream_.expires_after(options_.write_timeout);
+  http::async_write(stream_, *response,
+                    [self = shared_from_this(), response](beast::error_code error, size_t) {
+                      self->Done(!error && response->keep_alive());
+                    });
+}
+
+void HttpSession::Done(bool keep_alive) {
+  if (keep_alive) return Read();
+  beast::error_code ignored;
+  stream_.socket().shutdown(asio::ip::tcp::socket::shutdown_send, ignored);
+  stream_.expires_after(kLinger);
+  Drain();
+}
+
+void HttpSession::Drain() {
+  buffer_.clear();
+  stream_.async_read_some(buffer_.prepare(64 << 10),
+                          [self = shared_from_this()](beast::error_code error, size_t) {
+                            error ? self->Close() : self->Drain();
+                          });
+}
+
+void HttpSession::CloseWhenIdle() {
+  closing_ = true;
+  if (!busy_) Close();
+}
+
+void HttpSession::Close() {
+  beast::error_code ignored;
+  stream_.socket().shutdown(asio::ip::tcp::socket::shutdown_both, ignored);
+  stream_.close();
+}
+
+}  // namespace whalepod

@@ -1,0 +1,66 @@
+// One HTTP connection: reads a request, answers it, and again.
+#pragma once
+
+#include <atomic>
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <boost/beast/core.hpp>
+#include <boost/beast/http.hpp>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "coordinator/api/frontend.h"
+#include "coordinator/api/generation.h"
+#include "coordinator/api/http_server.h"
+#include "coordinator/api/openai_response.h"
+
+namespace whalepod {
+
+// Everything runs on the connection's strand. Lives as long as an operation of it is under way.
+class HttpSession : public std::enable_shared_from_this<HttpSession> {
+ public:
+  // `open` counts sessions; counted down at the end.
+  HttpSession(boost::asio::ip::tcp::socket socket, const HttpServer::Options& options,
+              Frontend* frontend, std::shared_ptr<std::atomic<int>> open);
+  ~HttpSession();
+
+  // Reads the next request. Call on the strand.
+  void Read();
+  auto executor() { return stream_.get_executor(); }
+  // Closes the connection once the answer under way is written, at once if there is none.
+  void CloseWhenIdle();
+  void Close();
+
+ private:
+  class Completion;  // an answer that is generated
+  using Request = boost::beast::http::request<boost::beast::http::string_body>;
+
+  void OnRead(boost::beast::error_code error);
+  void Route();
+  bool IsGet() const;
+  void Complete(absl::StatusOr<OpenAiRequest> parsed);
+  // Runs `work`, which gives a body, on a thread for text.
+  void Later(std::function<absl::StatusOr<std::string>()> work);
+  void ListModels(const std::string& wanted);
+  void Reply(int status, std::string body, const char* type = "application/json",
+             uint32_t retry_after_ms = 0);
+  void ReplyError(const absl::Status& status);
+  // The answer is written.
+  void Done(bool keep_alive);
+  // Reads what the client still sends, until it closes or its time is over.
+  void Drain();
+
+  boost::beast::tcp_stream stream_;
+  const HttpServer::Options options_;
+  Frontend* const frontend_;
+  const std::shared_ptr<std::atomic<int>> open_;
+  boost::beast::flat_buffer buffer_;
+  std::optional<boost::beast::http::request_parser<boost::beast::http::string_body>> parser_;
+  Request request_;
+  std::shared_ptr<Completion> completion_;
+  bool closing_ = false;
+  bool busy_ = false;  // a request is being answered
+};
+
+}  // namespace whalepod

@@ -1,0 +1,318 @@
+#include "coordinator/api/openai_response.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "coordinator/api/errors.h"
+
+namespace whalepod {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+std::string Dump(const Json& json) {
+  return json.dump(-1, ' ', /*ensure_ascii=*/false, Json::error_handler_t::replace);
+}
+
+// JSON has no infinity.
+Json Logprob(float logprob) { return std::isfinite(logprob) ? Json(logprob) : Json(-9999.0); }
+
+const char* FinishOf(v1::FinishReason reason) {
+  return reason == v1::FINISH_REASON_LENGTH ? "length" : "stop";
+}
+
+struct HttpCode {
+  int status;
+  const char* type;
+};
+
+HttpCode CodeOf(const absl::Status& status) {
+  switch (status.code()) {
+    case absl::StatusCode::kInvalidArgument:
+    case absl::StatusCode::kOutOfRange:
+    case absl::StatusCode::kFailedPrecondition:
+      return {400, "invalid_request_error"};
+    case absl::StatusCode::kNotFound:
+      return {404, "invalid_request_error"};
+    case absl::StatusCode::kResourceExhausted:
+      return {429, "rate_limit_error"};
+    case absl::StatusCode::kUnavailable:
+      return {503, "service_unavailable_error"};
+    case absl::StatusCode::kDeadlineExceeded:
+      return {504, "timeout_error"};
+    case absl::StatusCode::kCancelled:
+      return {499, "cancelled"};
+    default:
+      return {500, "server_error"};
+  }
+}
+
+}  // namespace
+
+HttpError ToHttpError(const absl::Status& status) {
+  const HttpCode code = CodeOf(status);
+  const std::optional<v1::ErrorDetail> detail = DetailOf(status);
+  Json param;
+  if (detail && !detail->field().empty()) {
+    // Fields are flat here.
+    absl::string_view field = detail->field();
+    absl::ConsumePrefix(&field, "options.");
+    if (absl::ConsumePrefix(&field, "prompt.chat")) field = "messages";
+    param = std::string(field);
+  }
+  HttpError error;
+  error.status = code.status;
+  if (detail) error.retry_after_ms = detail->retry_delay_ms();
+  error.body = Dump({{"error",
+                      {{"message", std::string(status.message())},
+                       {"type", code.type},
+                       {"param", param},
+                       {"code", detail ? Json(detail->reason()) : Json()}}}});
+  return error;
+}
+
+OpenAiResponse::OpenAiResponse(const OpenAiRequest& request, uint32_t choices,
+                               std::shared_ptr<const Tokenizer> tokenizer, int64_t created)
+    : chat_(request.chat),
+      include_usage_(request.include_usage),
+      continuous_usage_(request.continuous_usage),
+      with_logprobs_(request.logprobs),
+      tokenizer_(std::move(tokenizer)),
+      created_(created),
+      choices_(choices) {}
+
+void OpenAiResponse::Start(const v1::GenerateResponse::Started& started) {
+  id_ = absl::StrCat(chat_ ? "chatcmpl-" : "cmpl-", started.request_id());
+  model_ = started.model();
+  reasoning_open_ = started.reasoning_open();
+}
+
+Json OpenAiResponse::Head(const char* object) const {
+  return {{"id", id_}, {"object", object}, {"created", created_}, {"model", model_}};
+}
+
+std::string OpenAiResponse::Event(const Json& json) const {
+  return absl::StrCat("data: ", Dump(json), "\n\n");
+}
+
+Json OpenAiResponse::Chunk(uint32_t choice, Json delta, Json logprobs, Json finish) const {
+  Json chunk = Head(chat_ ? "chat.completion.chunk" : "text_completion");
+  Json entry = {{"index", choice}};
+  if (chat_) {
+    entry["delta"] = std::move(delta);
+  } else {
+    entry["text"] = std::move(delta);
+  }
+  entry["logprobs"] = std::move(logprobs);
+  entry["finish_reason"] = std::move(finish);
+  chunk["choices"] = Json::array({std::move(entry)});
+  if (continuous_usage_) chunk["usage"] = Usage();
+  return chunk;
+}
+
+Json OpenAiResponse::Usage() const {
+  uint32_t generated = 0;
+  for (const Choice& choice : choices_) generated += choice.generated;
+  return {{"prompt_tokens", prompt_tokens_},
+          {"completion_tokens", generated},
+          {"total_tokens", prompt_tokens_ + generated},
+          {"prompt_tokens_details", {{"cached_tokens", cached_tokens_}}}};
+}
+
+Json OpenAiResponse::TokenLogprob(uint32_t id, float logprob) const {
+  std::string piece;
+  if (tokenizer_ != nullptr) piece = std::string(tokenizer_->Bytes(id));
+  Json bytes = Json::array();
+  for (const char c : piece) bytes.push_back(static_cast<uint8_t>(c));
+  return {{"token", tokenizer_ != nullptr ? piece : absl::StrCat("token_id:", id)},
+          {"logprob", Logprob(logprob)},
+          {"bytes", std::move(bytes)}};
+}
+
+Json OpenAiResponse::ChatLogprobs(const v1::GenerateResponse::Tokens& tokens) const {
+  Json content = Json::array();
+  for (const v1::GeneratedToken& token : tokens.tokens()) {
+    Json entry = TokenLogprob(token.token_id(), token.logprob());
+    Json top = Json::array();
+    for (const v1::TokenLogprob& best : token.top()) {
+      top.push_back(TokenLogprob(best.token_id(), best.logprob()));
+    }
+    entry["top_logprobs"] = std::move(top);
+    content.push_back(std::move(entry));
+  }
+  return content;
+}
+
+void OpenAiResponse::AddLogprobs(const v1::GenerateResponse::Tokens& tokens, Choice& choice) const {
+  choice.generated += static_cast<uint32_t>(tokens.tokens_size());
+  if (!with_logprobs_) return;
+  if (chat_) {
+    for (Json& entry : ChatLogprobs(tokens)) choice.logprobs.push_back(std::move(entry));
+    return;
+  }
+  for (const v1::GeneratedToken& token : tokens.tokens()) {
+    const Json entry = TokenLogprob(token.token_id(), token.logprob());
+    choice.tokens.push_back(entry["token"]);
+    choice.token_logprobs.push_back(entry["logprob"]);
+    Json top = Json::object();
+    for (const v1::TokenLogprob& best : token.top()) {
+      const Json of_best = TokenLogprob(best.token_id(), best.logprob());
+      // Two tokens may have one text where half characters stand for themselves: the best counts.
+      const std::string text = of_best["token"].get<std::string>();
+      if (!top.contains(text)) top[text] = of_best["logprob"];
+    }
+    choice.top.push_back(std::move(top));
+    choice.offsets.push_back(choice.characters);
+    const std::string piece = entry["token"].get<std::string>();
+    choice.characters += static_cast<size_t>(std::count_if(piece.begin(), piece.end(), [](char c) {
+      return (static_cast<uint8_t>(c) & 0xc0) != 0x80;
+    }));
+  }
+}
+
+Json OpenAiResponse::TextLogprobs(const Choice& choice) {
+  return {{"tokens", choice.tokens},
+          {"token_logprobs", choice.token_logprobs},
+          {"top_logprobs", choice.top},
+          {"text_offset", choice.offsets}};
+}
+
+std::string OpenAiResponse::Tagged(Choice& choice, const v1::TextSpan& span) const {
+  const bool thinks = span.kind() == v1::SPAN_KIND_REASONING;
+  std::string tag;
+  if (!choice.begun) {
+    choice.begun = true;
+    choice.thinking = reasoning_open_;
+    if (thinks && !reasoning_open_) tag = "<think>";
+  }
+  if (choice.thinking && !thinks) tag = "</think>";
+  choice.thinking = thinks;
+  return absl::StrCat(tag, span.text());
+}
+
+std::string OpenAiResponse::TokenEvents(const v1::GenerateResponse::Tokens& tokens) {
+  const uint32_t index = tokens.choice();
+  if (index >= choices_.size()) return "";
+  Choice& choice = choices_[index];
+  std::string events;
+  if (chat_ && !choice.role_sent) {
+    choice.role_sent = true;
+    absl::StrAppend(&events, Event(Chunk(index, {{"role", "assistant"}, {"content", ""}}, {}, {})));
+  }
+  Json logprobs;
+  const size_t before = choice.tokens.size();
+  AddLogprobs(tokens, choice);
+  if (with_logprobs_ && tokens.tokens_size() > 0) {
+    if (chat_) {
+      logprobs = {{"content", ChatLogprobs(tokens)}};
+      choice.logprobs.clear();
+    } else {
+      Choice fresh;
+      for (size_t i = before; i < choice.tokens.size(); ++i) {
+        fresh.tokens.push_back(choice.tokens[i]);
+        fresh.token_logprobs.push_back(choice.token_logprobs[i]);
+        fresh.top.push_back(choice.top[i]);
+        fresh.offsets.push_back(choice.offsets[i]);
+      }
+      logprobs = TextLogprobs(fresh);
+    }
+  }
+  for (const v1::TextSpan& span : tokens.spans()) {
+    Json delta;
+    if (!chat_) {
+      delta = Tagged(choice, span);
+    } else if (span.kind() == v1::SPAN_KIND_REASONING) {
+      delta = {{"reasoning_content", span.text()}, {"reasoning", span.text()}};
+    } else {
+      delta = {{"content", span.text()}};
+    }
+    absl::StrAppend(&events,
+                    Event(Chunk(index, std::move(delta), std::exchange(logprobs, Json()), {})));
+  }
+  // Their text is held back yet, but their logprobs are not.
+  if (!logprobs.is_null()) {
+    absl::StrAppend(
+        &events, Event(Chunk(index, chat_ ? Json::object() : Json(""), std::move(logprobs), {})));
+  }
+  return events;
+}
+
+std::string OpenAiResponse::Events(const v1::GenerateResponse& message) {
+  if (message.has_started()) Start(message.started());
+  if (message.has_tokens()) return TokenEvents(message.tokens());
+  if (!message.has_finished()) return "";
+  const v1::GenerateResponse::Finished& finished = message.finished();
+  prompt_tokens_ = finished.usage().prompt_tokens();
+  cached_tokens_ = finished.usage().cached_tokens();
+  Json chunk =
+      Chunk(finished.choice(), chat_ ? Json::object() : Json(""), {}, FinishOf(finished.reason()));
+  if (!finished.stop().empty()) chunk["choices"][0]["stop_reason"] = finished.stop();
+  return Event(chunk);
+}
+
+std::string OpenAiResponse::LastEvents() const {
+  std::string events;
+  if (include_usage_) {
+    Json chunk = Head(chat_ ? "chat.completion.chunk" : "text_completion");
+    chunk["choices"] = Json::array();
+    chunk["usage"] = Usage();
+    events = Event(chunk);
+  }
+  return absl::StrCat(events, "data: [DONE]\n\n");
+}
+
+void OpenAiResponse::Gather(const v1::GenerateResponse& message) {
+  if (message.has_started()) Start(message.started());
+  const uint32_t index =
+      message.has_finished() ? message.finished().choice() : message.tokens().choice();
+  if (index >= choices_.size()) return;
+  Choice& choice = choices_[index];
+  if (message.has_finished()) {
+    choice.finished = message.finished();
+    prompt_tokens_ = choice.finished.usage().prompt_tokens();
+    cached_tokens_ = choice.finished.usage().cached_tokens();
+  }
+  if (!message.has_tokens()) return;
+  AddLogprobs(message.tokens(), choice);
+  for (const v1::TextSpan& span : message.tokens().spans()) {
+    if (!chat_) {
+      choice.text += Tagged(choice, span);
+    } else {
+      (span.kind() == v1::SPAN_KIND_REASONING ? choice.reasoning : choice.text) += span.text();
+    }
+  }
+}
+
+std::string OpenAiResponse::Whole() const {
+  Json json = Head(chat_ ? "chat.completion" : "text_completion");
+  Json choices = Json::array();
+  for (size_t i = 0; i < choices_.size(); ++i) {
+    const Choice& choice = choices_[i];
+    Json entry = {{"index", i}};
+    if (chat_) {
+      Json message = {{"role", "assistant"}, {"content", choice.text}};
+      if (!choice.reasoning.empty()) {
+        message["reasoning_content"] = choice.reasoning;
+        message["reasoning"] = choice.reasoning;
+      }
+      entry["message"] = std::move(message);
+    } else {
+      entry["text"] = choice.text;
+    }
+    entry["logprobs"] = !with_logprobs_ ? Json()
+                        : chat_         ? Json{{"content", choice.logprobs}}
+                                        : TextLogprobs(choice);
+    entry["finish_reason"] = FinishOf(choice.finished.reason());
+    if (!choice.finished.stop().empty()) entry["stop_reason"] = choice.finished.stop();
+    choices.push_back(std::move(entry));
+  }
+  json["choices"] = std::move(choices);
+  json["usage"] = Usage();
+  return Dump(json);
+}
+
+}  // namespace whalepod

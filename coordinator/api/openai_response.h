@@ -1,0 +1,81 @@
+// Generate's messages as OpenAI's objects: whole, or as chunks of a stream of server-sent events.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "coordinator/api/openai_request.h"
+#include "coordinator/text/tokenizer.h"
+#include "nlohmann/json.hpp"
+#include "whalepod/v1/inference.pb.h"
+
+namespace whalepod {
+
+// An error as an HTTP answer.
+struct HttpError {
+  int status = 500;
+  std::string body;             // {"error": {"message", "type", "param", "code"}}
+  uint32_t retry_after_ms = 0;  // 0: not said
+};
+HttpError ToHttpError(const absl::Status& status);
+
+// One request's answers. Reasoning goes to `reasoning_content` and `reasoning` of a chat, and
+// stands between <think> and </think> in the text of a completion.
+class OpenAiResponse {
+ public:
+  // choices: how many the request asks for. created: seconds of the wall clock. tokenizer: null if
+  // the model has none.
+  OpenAiResponse(const OpenAiRequest& request, uint32_t choices,
+                 std::shared_ptr<const Tokenizer> tokenizer, int64_t created);
+
+  // The events of a message, "data: ...\n\n" each; may be none.
+  std::string Events(const v1::GenerateResponse& message);
+  // After the last message.
+  std::string LastEvents() const;
+
+  void Gather(const v1::GenerateResponse& message);
+  // The whole answer, once the last message was gathered.
+  std::string Whole() const;
+
+ private:
+  using Json = nlohmann::ordered_json;
+
+  struct Choice {
+    std::string text, reasoning;
+    Json logprobs = Json::array();  // of a chat
+    Json tokens = Json::array(), token_logprobs = Json::array(), top = Json::array(),
+         offsets = Json::array();  // of a completion
+    size_t characters = 0;         // of the tokens so far
+    uint32_t generated = 0;
+    bool role_sent = false;
+    bool thinking = false;  // a completion's text is within reasoning
+    bool begun = false;
+    v1::GenerateResponse::Finished finished;
+  };
+
+  void Start(const v1::GenerateResponse::Started& started);
+  Json Head(const char* object) const;
+  Json Chunk(uint32_t choice, Json delta, Json logprobs, Json finish) const;
+  std::string Event(const Json& json) const;
+  std::string TokenEvents(const v1::GenerateResponse::Tokens& tokens);
+  // A completion's text of a span, with the tags that belong before it.
+  std::string Tagged(Choice& choice, const v1::TextSpan& span) const;
+  Json ChatLogprobs(const v1::GenerateResponse::Tokens& tokens) const;
+  void AddLogprobs(const v1::GenerateResponse::Tokens& tokens, Choice& choice) const;
+  static Json TextLogprobs(const Choice& choice);
+  Json TokenLogprob(uint32_t id, float logprob) const;
+  Json Usage() const;
+
+  const bool chat_, include_usage_, continuous_usage_, with_logprobs_;
+  const std::shared_ptr<const Tokenizer> tokenizer_;
+  const int64_t created_;
+  std::string id_, model_;
+  bool reasoning_open_ = false;
+  uint32_t prompt_tokens_ = 0, cached_tokens_ = 0;
+  std::vector<Choice> choices_;
+};
+
+}  // namespace whalepod
