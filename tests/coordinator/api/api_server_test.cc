@@ -9,7 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "tests/coordinator/sched/loopback_ranks.h"
+#include "tests/coordinator/api/loopback_frontend.h"
 #include "whalepod/v1/inference.grpc.pb.h"
 
 namespace whalepod {
@@ -22,40 +22,7 @@ constexpr std::chrono::seconds kLong(20);
 class ApiServerTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    SchedulerConfig config;
-    config.group_blocks = {64};
-    config.block_tokens = 4;
-    config.max_num_seqs = 4;
-    config.max_num_batched_tokens = 64;
-    config.max_model_len = 200;
-    config.max_waiting = 6;
-    config.min_chunk = 16;
-    ModelWorker::Config worker;
-    worker.group_blocks = config.group_blocks;
-    worker.block_tokens = 4;
-    worker.max_num_seqs = 4;
-    worker.max_num_batched_tokens = 64;
-    worker.vocab_size = 1000;
-    ranks_ = std::make_unique<LoopbackRanks>(worker);
-    Engine::Options options;
-    options.sender = ranks_.get();
-    options.idle_step = std::chrono::milliseconds(20);
-    engine_ = std::make_unique<Engine>(options, Scheduler::Create(config).value());
-    ranks_->engine = engine_.get();
-    engine_->Start();
-
-    model_.name = "r1-draft";
-    model_.model_type = "deepseek_v3";
-    model_.vocab_size = 1000;
-    model_.max_model_len = 200;
-    model_.kv_tokens = engine_->MaxSequenceTokens();
-    model_.eos_token_ids = {1};
-    model_.layout = "tp2";
-    frontend_ = std::make_unique<Frontend>(model_, [](v1::GetStatusResponse* status) {
-      status->set_state("starting");
-      status->set_message("phase LOADED: 1 of 2 ranks");
-    });
-    auto started = ApiServer::Start({}, frontend_.get());
+    auto started = ApiServer::Start({}, frontend_);
     ASSERT_TRUE(started.ok()) << started.status();
     server_ = std::move(started).value();
     channel_ = grpc::CreateChannel(absl::StrCat("127.0.0.1:", server_->port()),
@@ -63,15 +30,8 @@ class ApiServerTest : public ::testing::Test {
     stub_ = v1::InferenceService::NewStub(channel_);
   }
   void SetReady() {
-    frontend_->SetReady(model_, engine_.get());
+    loopback_.SetReady();
     server_->SetServing(true);
-  }
-  void TearDown() override {
-    server_.reset();
-    frontend_.reset();
-    engine_->Stop();  // sends to the ranks
-    ranks_.reset();   // answer the engine
-    engine_.reset();
   }
 
   static v1::GenerateRequest Request(uint32_t salt, uint32_t max_tokens) {
@@ -116,18 +76,7 @@ class ApiServerTest : public ::testing::Test {
     return detail;
   }
 
-  // Waits until nothing runs or waits and every block is free.
-  void ExpectAllFreed() {
-    const auto deadline = std::chrono::steady_clock::now() + kLong;
-    SchedulerStats stats = engine_->Stats();
-    while ((stats.running + stats.waiting + stats.blocks_owned + stats.blocks_promised > 0) &&
-           std::chrono::steady_clock::now() < deadline) {
-      std::this_thread::yield();
-      stats = engine_->Stats();
-    }
-    EXPECT_EQ(stats.running + stats.waiting + stats.blocks_owned + stats.blocks_promised, 0u);
-    EXPECT_TRUE(engine_->Audit().ok()) << engine_->Audit();
-  }
+  void ExpectAllFreed() { loopback_.ExpectAllFreed(); }
 
   // One Health.Check by hand: the service has no generated stub here. Field 1 of the answer: 1
   // SERVING, 2 NOT_SERVING.
@@ -155,10 +104,11 @@ class ApiServerTest : public ::testing::Test {
     return status;
   }
 
-  std::unique_ptr<LoopbackRanks> ranks_;
-  std::unique_ptr<Engine> engine_;
-  ServedModel model_;
-  std::unique_ptr<Frontend> frontend_;
+  LoopbackFrontend loopback_;
+  ServedModel& model_ = loopback_.model;
+  Engine* const engine_ = loopback_.engine.get();
+  LoopbackRanks* const ranks_ = loopback_.ranks.get();
+  Frontend* const frontend_ = loopback_.frontend.get();
   std::unique_ptr<ApiServer> server_;
   std::shared_ptr<grpc::Channel> channel_;
   std::unique_ptr<v1::InferenceService::Stub> stub_;
@@ -501,7 +451,7 @@ TEST_F(ApiServerTest, GetModelAndReflection) {
 TEST_F(ApiServerTest, APortInUseIsAnError) {
   ApiServer::Options options;
   options.port = server_->port();
-  const absl::Status status = ApiServer::Start(options, frontend_.get()).status();
+  const absl::Status status = ApiServer::Start(options, frontend_).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
   EXPECT_THAT(status.message(), HasSubstr(absl::StrCat(server_->port())));
 }

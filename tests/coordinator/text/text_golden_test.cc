@@ -103,7 +103,8 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"deepseek-r1", WHALEPOD_SHARED_DIR "/data/tokenizers/deepseek-r1", false},
         Case{"qwen2-distill", WHALEPOD_SHARED_DIR "/data/tokenizers/qwen2-distill", true},
         Case{"llama3-distill", WHALEPOD_SHARED_DIR "/data/tokenizers/llama3-distill", false},
-        Case{"r1-draft", WHALEPOD_SOURCE_DIR "/deploy/models/r1-draft", false}),
+        Case{"r1-draft", WHALEPOD_SOURCE_DIR "/deploy/models/r1-draft", false},
+        Case{"r1-tiny", WHALEPOD_SOURCE_DIR "/deploy/models/r1-tiny", false}),
     [](const auto& info) {
       std::string name = info.param.name;
       std::replace(name.begin(), name.end(), '-', '_');

@@ -31,11 +31,16 @@ from optimizer import optimizers
 # 900 steps the residual stream stood at 200 times its first size, attention looked at single places
 # and learned no more.
 MUON_LR, DECAY, ADAM_LR, EXPERT_GAIN = 0.02, 0.5, 1.5e-3, 0.5
-WARM_UP, FLAT, FLOOR = 100, 0.5, 0.02
-BIAS_STEP, BIAS_UNTIL = 0.003, 0.95
+# The learning rate goes down twice: what the steps before the first descent have learned is worth as
+# little as a longer flat part would be, but a second descent from half the height makes it exact.
+# (until this share of the steps, from this height, flat for this share of it)
+CYCLES = ((0.6, 1.0, 0.5), (1.0, 0.5, 0.0))
+WARM_UP, FLOOR = 100, 0.02
+# The correction bias stands still for the last part of each descent.
+BIAS_STEP, BIAS_REST = 0.003, 0.05
 TOKENS, MTP_WEIGHT = 2500, 0.3
-# Nearly all problems are easy at first, until digits are copied; none is after three tenths.
-EASE, EASY_TO, HARD_FROM = 0.95, 0.08, 0.3
+# Nearly all problems are easy at first, until digits are copied; none is after a fifth.
+EASE, EASY_TO, HARD_FROM = 0.95, 0.048, 0.18
 SAVE_EVERY, PROBE_EVERY, LOG_EVERY = 100, 250, 10
 
 
@@ -47,11 +52,26 @@ def keep_memory():
     libc.mallopt(m_trim_threshold, -1)
 
 
+def cycle(step, steps):
+    """(begin, end, height, end of the flat part) of the cycle that the step is in"""
+    begin = 0.0
+    for until, height, flat in CYCLES:
+        end = until * steps
+        if step < end:
+            return begin, end, height, begin + flat * (end - begin)
+        begin = end
+    raise ValueError(f"step {step} of {steps}")
+
+
 def rate(step, steps):
-    """Warm-up, flat for half of the steps, then down in a line."""
-    flat = FLAT * steps
-    down = 1 - (1 - FLOOR) * max(0.0, (step - flat) / (steps - flat))
-    return min(1.0, (step + 1) / WARM_UP) * down
+    _, end, height, flat = cycle(step, steps)
+    down = 1 - (1 - FLOOR) * max(0.0, (step - flat) / (end - flat))
+    return min(1.0, (step + 1) / WARM_UP) * height * down
+
+
+def balancing(step, steps):
+    begin, end, _, _ = cycle(step, steps)
+    return step < end - BIAS_REST * (end - begin)
 
 
 def ease(step, steps):
@@ -118,7 +138,7 @@ def train(folder, steps, seed, threads, stop_at):
             optimizer.zero_grad()
         with torch.no_grad():
             loads = [float(m.load.max() / m.load.mean().clamp(min=1)) for m in model.moes()]
-            if step < BIAS_UNTIL * steps:
+            if balancing(step, steps):
                 balance(model)
         tokens += ids.numel()
         losses.append(float(main))
@@ -152,7 +172,7 @@ def train(folder, steps, seed, threads, stop_at):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=pathlib.Path, required=True)
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(

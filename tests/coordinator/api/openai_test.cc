@@ -1,0 +1,203 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "coordinator/api/errors.h"
+#include "coordinator/api/openai_request.h"
+#include "coordinator/api/openai_response.h"
+
+namespace whalepod {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using Json = nlohmann::json;
+
+OpenAiRequest Chat(const std::string& more) {
+  const auto request =
+      ParseChatCompletion(R"({"messages":[{"role":"user","content":"hi"}])" + more + "}");
+  EXPECT_TRUE(request.ok()) << request.status();
+  return request.ok() ? *request : OpenAiRequest();
+}
+
+std::string BadParam(const std::string& more) {
+  const auto request =
+      ParseChatCompletion(R"({"messages":[{"role":"user","content":"hi"}])" + more + "}");
+  if (request.ok()) return "accepted";
+  EXPECT_EQ(request.status().code(), absl::StatusCode::kInvalidArgument);
+  const auto detail = DetailOf(request.status());
+  return detail ? detail->field() : "no detail";
+}
+
+TEST(OpenAiRequest, MessagesTakeTextAndParts) {
+  const auto request = ParseChatCompletion(R"({"messages":[
+      {"role":"developer","content":[{"type":"text","text":"be "},{"type":"text","text":"brief"}]},
+      {"role":"user","content":"hi","name":"ann"},
+      {"role":"assistant","content":null,"tool_calls":[
+        {"id":"1","type":"function","function":{"name":"f","arguments":"{}"}}]},
+      {"role":"tool","content":"3","tool_call_id":"1"}]})");
+  ASSERT_TRUE(request.ok()) << request.status();
+  const auto& messages = request->generate.chat().messages();
+  ASSERT_EQ(messages.size(), 4);
+  EXPECT_EQ(messages[0].role(), "system");
+  EXPECT_EQ(messages[0].content(), "be brief");
+  EXPECT_FALSE(messages[2].has_content());
+  EXPECT_EQ(messages[2].tool_calls(0).name(), "f");
+  EXPECT_EQ(messages[3].role(), "tool");
+}
+
+TEST(OpenAiRequest, OptionsAreThoseOfGenerate) {
+  const OpenAiRequest request = Chat(R"(,"temperature":0.5,"top_k":-1,"top_p":0.9,"min_p":0.1,
+      "seed":-1,"n":2,"stop":["a","b"],"max_tokens":5,"max_completion_tokens":7,"min_tokens":2,
+      "logit_bias":{"5":-1.5},"ignore_eos":true,"stop_token_ids":[3],"repetition_penalty":1.1,
+      "presence_penalty":null,"logprobs":true,"top_logprobs":4,"user":"x","model":"m",
+      "stream":true,"stream_options":{"include_usage":true})");
+  const v1::GenerationOptions& options = request.generate.options();
+  EXPECT_EQ(options.temperature(), 0.5f);
+  EXPECT_EQ(options.top_k(), 0u);
+  EXPECT_EQ(options.seed(), UINT64_MAX);
+  EXPECT_EQ(options.n(), 2u);
+  EXPECT_THAT(options.stop(), ElementsAre("a", "b"));
+  EXPECT_EQ(options.max_tokens(), 7u);  // the newer name
+  EXPECT_EQ(options.min_tokens(), 2u);
+  EXPECT_EQ(options.logit_bias().at(5), -1.5f);
+  EXPECT_TRUE(options.ignore_eos());
+  EXPECT_THAT(options.stop_token_ids(), ElementsAre(3u));
+  EXPECT_FALSE(options.has_presence_penalty());
+  EXPECT_EQ(options.logprobs(), 4u);
+  EXPECT_TRUE(request.stream && request.include_usage && request.logprobs);
+  EXPECT_EQ(request.generate.model(), "m");
+  EXPECT_FALSE(Chat("").generate.options().has_max_tokens());
+}
+
+TEST(OpenAiRequest, PromptsAreOneTextOrItsIds) {
+  EXPECT_EQ(ParseCompletion(R"({"prompt":"a"})")->generate.text(), "a");
+  EXPECT_EQ(ParseCompletion(R"({"prompt":["a"]})")->generate.text(), "a");
+  EXPECT_THAT(ParseCompletion(R"({"prompt":[1,2]})")->generate.token_ids().ids(),
+              ElementsAre(1u, 2u));
+  EXPECT_THAT(ParseCompletion(R"({"prompt":[[1,2]]})")->generate.token_ids().ids(),
+              ElementsAre(1u, 2u));
+  EXPECT_EQ(ParseCompletion(R"({"prompt":"a"})")->generate.options().max_tokens(), 16u);
+  for (const char* bad : {R"({})", R"({"prompt":["a","b"]})", R"({"prompt":[[1],[2]]})",
+                          R"({"prompt":[]})", R"({"prompt":[1,"a"]})", R"({"prompt":[-1]})",
+                          R"({"prompt":{"a":1}})", R"({"prompt":[1.5]})"}) {
+    const auto request = ParseCompletion(bad);
+    ASSERT_FALSE(request.ok()) << bad;
+    EXPECT_EQ(DetailOf(request.status())->field(), "prompt") << bad;
+  }
+}
+
+TEST(OpenAiRequest, ErrorsNameTheField) {
+  EXPECT_EQ(BadParam(R"(,"temperature":"hot")"), "temperature");
+  EXPECT_EQ(BadParam(R"(,"max_tokens":-1)"), "max_tokens");
+  EXPECT_EQ(BadParam(R"(,"max_tokens":1.5)"), "max_tokens");
+  EXPECT_EQ(BadParam(R"(,"max_tokens":1e300)"), "max_tokens");
+  EXPECT_EQ(BadParam(R"(,"stop":5)"), "stop");
+  EXPECT_EQ(BadParam(R"(,"logit_bias":{"x":1})"), "logit_bias");
+  EXPECT_EQ(BadParam(R"(,"logit_bias":[1])"), "logit_bias");
+  EXPECT_EQ(BadParam(R"(,"stream":"yes")"), "stream");
+  EXPECT_EQ(BadParam(R"(,"stream_options":{"include_usage":true})"), "stream_options");
+  EXPECT_EQ(BadParam(R"(,"top_logprobs":2)"), "top_logprobs");
+  EXPECT_EQ(BadParam(R"(,"tools":[{}])"), "tools");
+  EXPECT_EQ(BadParam(R"(,"response_format":{"type":"json_object"})"), "response_format");
+  EXPECT_EQ(BadParam(R"(,"priority":3)"), "priority");
+  // What asks for nothing is taken.
+  EXPECT_EQ(BadParam(R"(,"tools":[],"tool_choice":"none","response_format":{"type":"text"},
+                        "priority":0,"echo":false,"best_of":1,"max_tokens":4.0)"),
+            "accepted");
+  for (const char* bad : {"", "{", "[]", "1", R"({"messages":1})", R"({"messages":[1]})",
+                          R"({"messages":[{}]})", R"({"messages":[{"role":"user","content":3}]})",
+                          R"({"messages":[{"role":"user","content":[{"type":"image_url"}]}]})",
+                          R"({"messages":[{"role":"user","tool_calls":[{}]}]})"}) {
+    EXPECT_FALSE(ParseChatCompletion(bad).ok()) << bad;
+  }
+}
+
+TEST(OpenAiResponse, ErrorsAreOpenAis) {
+  const HttpError bad = ToHttpError(BadField("options.n", "OUT_OF_RANGE", "0", "in [1, 64]"));
+  EXPECT_EQ(bad.status, 400);
+  const Json error = Json::parse(bad.body)["error"];
+  EXPECT_EQ(error["param"], "n");
+  EXPECT_EQ(error["code"], "OUT_OF_RANGE");
+  EXPECT_EQ(error["type"], "invalid_request_error");
+  const HttpError full =
+      ToHttpError(WithRetryDelay(absl::ResourceExhaustedError("full"), "QUEUE_FULL", 1500));
+  EXPECT_EQ(full.status, 429);
+  EXPECT_EQ(full.retry_after_ms, 1500u);
+  EXPECT_EQ(ToHttpError(absl::UnavailableError("x")).status, 503);
+  EXPECT_EQ(ToHttpError(absl::InternalError("x")).status, 500);
+}
+
+v1::GenerateResponse Tokens(uint32_t choice, v1::SpanKind kind, const std::string& text) {
+  v1::GenerateResponse message;
+  message.mutable_tokens()->set_choice(choice);
+  message.mutable_tokens()->add_tokens()->set_token_id(7);
+  v1::TextSpan* span = message.mutable_tokens()->add_spans();
+  span->set_kind(kind);
+  span->set_text(text);
+  return message;
+}
+
+v1::GenerateResponse Finished(uint32_t choice) {
+  v1::GenerateResponse message;
+  message.mutable_finished()->set_choice(choice);
+  message.mutable_finished()->set_reason(v1::FINISH_REASON_STOP);
+  message.mutable_finished()->mutable_usage()->set_prompt_tokens(3);
+  return message;
+}
+
+TEST(OpenAiResponse, ChoicesAreKeptApart) {
+  OpenAiRequest request;
+  OpenAiResponse whole(request, 2, nullptr, 11);
+  v1::GenerateResponse started;
+  started.mutable_started()->set_request_id("r");
+  started.mutable_started()->set_model("m");
+  whole.Gather(started);
+  for (uint32_t choice : {1u, 0u, 1u}) {
+    whole.Gather(Tokens(choice, v1::SPAN_KIND_ANSWER, choice == 1 ? "b" : "a"));
+  }
+  whole.Gather(Finished(1));
+  whole.Gather(Finished(0));
+  whole.Gather(Tokens(9, v1::SPAN_KIND_ANSWER, "of none"));
+  const Json json = Json::parse(whole.Whole());
+  EXPECT_EQ(json["id"], "chatcmpl-r");
+  EXPECT_EQ(json["created"], 11);
+  EXPECT_EQ(json["choices"][0]["message"]["content"], "a");
+  EXPECT_EQ(json["choices"][1]["message"]["content"], "bb");
+  EXPECT_EQ(json["usage"]["completion_tokens"], 3);
+  EXPECT_EQ(json["usage"]["prompt_tokens"], 3);
+}
+
+TEST(OpenAiResponse, ACompletionsTextHasTheTags) {
+  for (const bool open : {false, true}) {
+    OpenAiRequest request;
+    request.chat = false;
+    OpenAiResponse response(request, 1, nullptr, 0);
+    v1::GenerateResponse started;
+    started.mutable_started()->set_reasoning_open(open);
+    response.Gather(started);
+    response.Gather(Tokens(0, v1::SPAN_KIND_REASONING, "why"));
+    response.Gather(Tokens(0, v1::SPAN_KIND_REASONING, "."));
+    response.Gather(Tokens(0, v1::SPAN_KIND_ANSWER, "so"));
+    response.Gather(Finished(0));
+    EXPECT_EQ(Json::parse(response.Whole())["choices"][0]["text"],
+              std::string(open ? "" : "<think>") + "why.</think>so");
+  }
+}
+
+TEST(OpenAiResponse, EventsAreLinesOfJson) {
+  OpenAiRequest request;
+  request.include_usage = true;
+  OpenAiResponse response(request, 1, nullptr, 0);
+  const std::string first = response.Events(Tokens(0, v1::SPAN_KIND_REASONING, "a\nb \xff"));
+  EXPECT_THAT(first, HasSubstr(R"("delta":{"role":"assistant","content":""})"));
+  EXPECT_THAT(first, HasSubstr(R"("reasoning":"a\nb )"));
+  size_t lines = 0;
+  for (size_t at = 0; (at = first.find("\n\n", at)) != std::string::npos; at += 2) ++lines;
+  EXPECT_EQ(lines, 2u);
+  EXPECT_EQ(std::count(first.begin(), first.end(), '\n'), 4);
+  EXPECT_THAT(response.Events(Finished(0)), HasSubstr(R"("finish_reason":"stop")"));
+  EXPECT_THAT(response.LastEvents(), testing::EndsWith("}\n\ndata: [DONE]\n\n"));
+}
+
+}  // namespace
+}  // namespace whalepod
