@@ -82,6 +82,10 @@ class HttpSession::Completion final : public ResponseWriter,
   }
 
  private:
+  // HTTP/1.0 has no chunks: a stream ends with its connection.
+  bool chunked() const { return session_->request_.version() >= 11; }
+  bool keep_alive() const { return chunked() && session_->request_.keep_alive(); }
+
   void OnMessage(const v1::GenerateResponse& message, bool last) {
     if (over_) return generation_->OnWritten(false);
     if (!stream_) {
@@ -113,8 +117,8 @@ class HttpSession::Completion final : public ResponseWriter,
     header_->set(http::field::content_type, "text/event-stream; charset=utf-8");
     header_->set(http::field::cache_control, "no-cache");
     header_->set("X-Accel-Buffering", "no");
-    header_->keep_alive(session_->request_.keep_alive());
-    header_->chunked(true);
+    header_->keep_alive(keep_alive());
+    header_->chunked(chunked());
     serializer_.emplace(*header_);
     writing_ = true;
     session_->stream_.expires_after(session_->options_.write_timeout);
@@ -135,9 +139,14 @@ class HttpSession::Completion final : public ResponseWriter,
     sent_ = std::exchange(pending_, std::string());
     writing_ = true;
     session_->stream_.expires_after(session_->options_.write_timeout);
-    asio::async_write(
-        session_->stream_, http::make_chunk(asio::buffer(sent_)),
-        [self = shared_from_this()](beast::error_code error, size_t) { self->OnFlushed(error); });
+    const auto flushed = [self = shared_from_this()](beast::error_code error, size_t) {
+      self->OnFlushed(error);
+    };
+    if (chunked()) {
+      asio::async_write(session_->stream_, http::make_chunk(asio::buffer(sent_)), flushed);
+    } else {
+      asio::async_write(session_->stream_, asio::buffer(sent_), flushed);
+    }
   }
 
   void OnFlushed(beast::error_code error) {
@@ -149,9 +158,10 @@ class HttpSession::Completion final : public ResponseWriter,
   }
 
   void SendLastChunk() {
+    if (!chunked()) return Leave(false);
     asio::async_write(session_->stream_, http::make_chunk_last(),
                       [self = shared_from_this()](beast::error_code error, size_t) {
-                        self->Leave(!error && self->session_->request_.keep_alive());
+                        self->Leave(!error && self->keep_alive());
                       });
   }
 

@@ -16,7 +16,7 @@ cmake --build build --target whalepod whalepod-worker >>"$build_log" 2>&1 ||
   { tail -n 60 "$build_log"; exit 1; }
 
 log=$(mktemp)
-build/bin/whalepod serve deploy/models/r1-draft --tensor-parallel-size 4 --enable-expert-parallel \
+build/bin/whalepod serve deploy/models/r1-tiny --tensor-parallel-size 4 --enable-expert-parallel \
   --port 0 --grpc-port 0 >"$log" 2>"$log.errors" &
 server=$!
 stop() {

@@ -158,6 +158,18 @@ class HttpTest(unittest.TestCase):
                 self.deployment.client.wait_status("running", lambda s: s.running > 0)
             self.deployment.client.wait_status("free", lambda s: s.running == s.waiting == s.kv_blocks_used == 0)
 
+    def test_http_1_0_streams_until_it_closes(self):
+        body = json.dumps({"messages": QUESTION, "temperature": 0, "stream": True})
+        with contextlib.closing(socket.create_connection(("127.0.0.1", self.deployment.http_port))) as client:
+            client.settimeout(PATIENCE)
+            client.sendall(f"POST /v1/chat/completions HTTP/1.0\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
+            text = b""
+            while part := client.recv(65536):
+                text += part
+        head, _, events = text.partition(b"\r\n\r\n")
+        self.assertNotIn(b"chunked", head)
+        self.assertTrue(events.startswith(b"data: {") and events.endswith(b"data: [DONE]\n\n"), events[-100:])
+
     def test_what_is_not_http_is_answered(self):
         with contextlib.closing(socket.create_connection(("127.0.0.1", self.deployment.http_port))) as client:
             client.sendall(b"\x16\x03\x01 nonsense\r\n\r\n")
