@@ -132,6 +132,7 @@ absl::StatusOr<std::vector<std::vector<v1::SampledToken>>> ModelWorker::Run(
       token.set_index(index);
       token.set_token_id(TokenAt(live.prompt, live.sampling.seed() + live.sampling.choice(), index,
                                  config_.vocab_size));
+      std::lock_guard lock(failing_mu_);
       const auto failing = failing_.find(live.prompt);
       if (failing != failing_.end() && failing->second == index) token.set_error("logits are NaN");
       live.sampled.push_back(token.token_id());

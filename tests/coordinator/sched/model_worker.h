@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <map>
+#include <mutex>
 #include <set>
 #include <utility>
 #include <vector>
@@ -45,8 +46,10 @@ class ModelWorker {
   static uint32_t TokenAt(const std::vector<uint32_t>& prompt, uint64_t seed, uint32_t index,
                           uint32_t vocab_size);
 
-  // Makes the sampling of this prompt's token `index` fail with an error (NaN logits).
+  // Makes the sampling of this prompt's token `index` fail with an error (NaN logits). From any
+  // thread.
   void FailToken(std::vector<uint32_t> prompt, uint32_t index) {
+    std::lock_guard lock(failing_mu_);
     failing_[std::move(prompt)] = index;
   }
 
@@ -70,6 +73,7 @@ class ModelWorker {
   Config config_;
   std::vector<Group> groups_;
   std::set<uint64_t> seen_;
+  std::mutex failing_mu_;
   std::map<std::vector<uint32_t>, uint32_t> failing_;
   uint64_t next_step_;
   uint64_t rows_ = 0;
