@@ -37,15 +37,17 @@ class Service final : public v1::InferenceService::CallbackService {
   grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* context,
                                      const v1::TokenizeRequest* request,
                                      v1::TokenizeResponse* response) override {
-    return Later(context,
-                 [this, request, response] { return frontend_.Tokenize(*request, response); });
+    return Later(context, [frontend = &frontend_, request, response] {
+      return frontend->Tokenize(*request, response);
+    });
   }
 
   grpc::ServerUnaryReactor* Detokenize(grpc::CallbackServerContext* context,
                                        const v1::DetokenizeRequest* request,
                                        v1::DetokenizeResponse* response) override {
-    return Later(context,
-                 [this, request, response] { return frontend_.Detokenize(*request, response); });
+    return Later(context, [frontend = &frontend_, request, response] {
+      return frontend->Detokenize(*request, response);
+    });
   }
 
   grpc::ServerUnaryReactor* GetModel(grpc::CallbackServerContext* context,
@@ -82,7 +84,7 @@ class Service final : public v1::InferenceService::CallbackService {
   }
 
  private:
-  // Ends a call with what `work` says, which runs on a thread of its own.
+  // Ends a call with what `work` says, which runs on a thread of its own and may outlive this.
   template <typename Work>
   grpc::ServerUnaryReactor* Later(grpc::CallbackServerContext* context, Work work) {
     grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
