@@ -28,7 +28,7 @@ class BeastServer final : public HttpServer {
       : options_(options),
         frontend_(frontend),
         work_(context_.get_executor()),
-        acceptor_(context_) {}
+        acceptor_(asio::make_strand(context_)) {}
 
   ~BeastServer() override { Shutdown(std::chrono::milliseconds(0)); }
 
@@ -61,7 +61,7 @@ class BeastServer final : public HttpServer {
 
   void Shutdown(std::chrono::milliseconds grace) override {
     if (threads_.empty()) return;
-    asio::post(context_, [this] {
+    asio::post(acceptor_.get_executor(), [this] {
       boost::system::error_code ignored;
       acceptor_.close(ignored);
     });
@@ -126,7 +126,7 @@ class BeastServer final : public HttpServer {
   Frontend* const frontend_;
   asio::io_context context_;
   asio::executor_work_guard<asio::io_context::executor_type> work_;
-  tcp::acceptor acceptor_;
+  tcp::acceptor acceptor_;  // on a strand of its own
   int port_ = 0;
   const std::shared_ptr<std::atomic<int>> open_ = std::make_shared<std::atomic<int>>(0);
   std::mutex mu_;
