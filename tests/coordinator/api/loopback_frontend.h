@@ -3,6 +3,7 @@
 
 #include <memory>
 
+#include "base/log.h"
 #include "coordinator/api/frontend.h"
 #include "gtest/gtest.h"
 #include "tests/coordinator/sched/loopback_ranks.h"
@@ -13,6 +14,8 @@ namespace whalepod {
 class LoopbackFrontend {
  public:
   LoopbackFrontend() {
+    // Made here, as programs do: ThreadSanitizer does not see the lock in spdlog's library.
+    spdlog::default_logger();
     SchedulerConfig config;
     config.group_blocks = {64};
     config.block_tokens = 4;
