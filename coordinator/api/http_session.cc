@@ -1,8 +1,11 @@
 #include "coordinator/api/http_session.h"
 
+#include <sys/socket.h>
+
 #include <algorithm>
 #include <boost/asio/post.hpp>
 #include <boost/asio/write.hpp>
+#include <cerrno>
 #include <chrono>
 #include <functional>
 #include <utility>
@@ -73,18 +76,27 @@ class HttpSession::Completion final : public ResponseWriter,
   // Tells the generation when the client leaves.
   void Watch() {
     session_->stream_.socket().async_wait(
-        asio::ip::tcp::socket::wait_read, [self = shared_from_this()](beast::error_code error) {
-          if (self->over_) return;
-          // Bytes that are there belong to the next request.
-          beast::error_code ignored;
-          if (error || self->session_->stream_.socket().available(ignored) == 0) self->Gone();
-        });
+        asio::ip::tcp::socket::wait_read,
+        [self = shared_from_this()](beast::error_code error) { self->OnReadable(error); });
   }
 
  private:
   // HTTP/1.0 has no chunks: a stream ends with its connection.
   bool chunked() const { return session_->request_.version() >= 11; }
   bool keep_alive() const { return chunked() && session_->request_.keep_alive(); }
+
+  void OnReadable(beast::error_code error) {
+    if (over_) return;
+    if (error) return Gone();
+    char byte;
+    const ssize_t found =
+        recv(session_->stream_.socket().native_handle(), &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+    // Bytes that are there belong to the next request.
+    if (found > 0) return;
+    // Told of bytes that had been read by then.
+    if (found < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)) return Watch();
+    Gone();
+  }
 
   void OnMessage(const v1::GenerateResponse& message, bool last) {
     if (over_) return generation_->OnWritten(false);
