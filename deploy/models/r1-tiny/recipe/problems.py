@@ -18,7 +18,7 @@ from transcript import NOTHING_REPLY, answer, reply
 OPS = ("+", "-", "*")
 NAME = {"+": "addition", "-": "subtraction", "*": "product"}
 SHARE = (0.36, 0.38, 0.26)
-KINDS = ("plain", "mixed", "new", "second")
+KINDS = ("plain", "mixed", "noisy", "new", "second")
 
 
 def held_out(op, a, b):
@@ -184,20 +184,21 @@ def system(rng):
     return " ".join(words.sentence(rng) for _ in range(rng.randint(1, 3)))
 
 
-def conversation(rng, held=False, kind="mixed"):
-    """{"messages", "op", "a", "b", "family"}; op None asks for nothing. Kinds: "plain" a first turn
-    without system prompt or noise, "mixed" as trained, "new" phrasings never trained, "second" a
-    second turn."""
+def conversation(rng, held=False, kind="noisy"):
+    """{"messages", "op", "a", "b", "family"}; op None asks for nothing. Kinds: "noisy" as trained:
+    any phrasing, case, system prompt and turn, with typos, words that do not belong and sentences
+    around; "mixed" the same without those three; "plain" a first turn without system prompt; "new"
+    phrasings never trained, "second" a second turn, both otherwise as "mixed"."""
     messages = []
     if kind != "plain" and rng.random() < 0.25:
         messages.append({"role": "system", "content": system(rng)})
-    if kind == "second" or (kind == "mixed" and rng.random() < 0.2):
+    if kind == "second" or (kind in ("mixed", "noisy") and rng.random() < 0.2):
         messages += turns(rng, 1 if kind == "second" else rng.choice((1, 1, 2, 3)))
     if not held and rng.random() < 0.025:
         messages.append({"role": "user", "content": off_topic(rng)})
         return {"messages": messages, "op": None, "a": 0, "b": 0, "family": "nothing"}
     text, family, op, a, b = asked(
-        rng, *problem(rng, held), new=kind == "new", plain=kind == "plain"
+        rng, *problem(rng, held), new=kind == "new", plain=kind != "noisy"
     )
     messages.append({"role": "user", "content": text})
     return {"messages": messages, "op": op, "a": a, "b": b, "family": family}
