@@ -1,8 +1,8 @@
 // What choosing one token costs: a row as wide as R1's vocabulary, one thread.
 //
 // usage: sample_bench [portable|avx2|avx512] [Google Benchmark's flags]
-// Rows: normal (logits as they are), flat (every id about as likely, the hardest to cut), equal (all
-// the same). The limit is 1 ms a row, whatever the options.
+// Rows: normal (logits as they are), flat (every id about as likely, the hardest to cut), equal
+// (all the same). The limit is 1 ms a row, whatever the options.
 #include <benchmark/benchmark.h>
 
 #include <cmath>
