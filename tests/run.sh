@@ -11,7 +11,7 @@
 #   style      clang-format
 #   tidy       clang-tidy's bug checks, for WHALEPOD_TIDY_SECONDS (600): what changed last comes first;
 #              by hand, not in ci until the whole tree has been seen clean
-#   ci         style, release, tsan, fuzz and asan, as many as can be started within their budgets;
+#   ci         style, release, tsan and fuzz, as many as can be started within their budgets;
 #              what .ci/run calls
 # Ends with "N passed, N failed" over all checks and exits 1 if any failed.
 set -uo pipefail
@@ -97,7 +97,7 @@ deploy/local/install_packages.sh deploy/local/packages.txt tests/packages.txt ||
 # Minutes after which a configuration is no longer started in CI, so that all end within 90.
 declare -A latest_start=()
 if [ "$*" = ci ]; then
-  set -- style release tsan fuzz asan
+  set -- style release tsan fuzz
   latest_start=([tsan]=40 [fuzz]=50 [asan]=30)
 fi
 for config in "$@"; do
