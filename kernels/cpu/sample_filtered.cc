@@ -276,13 +276,14 @@ SampleCandidate SampleRow(const SampleFilter& filter, int64_t vocab, float* scra
   float* list = scratch + stride;
   const float* x = filter.logits;
   // Looked for in the row itself: a penalty may turn a NaN's id into a banned one.
-  if (!(SegmentMax(x, vocab) < Infinity())) return kNoCandidate;
+  float max = SegmentMax(x, vocab);
+  if (!(max < Infinity())) return kNoCandidate;
   if (!filter.seen.empty() || !filter.bias.empty() || !filter.banned.empty()) {
     __builtin_memcpy(scratch, x, static_cast<size_t>(vocab) * sizeof(float));
     Adjust(filter, scratch);
     x = scratch;
+    max = SegmentMax(x, vocab);
   }
-  const float max = SegmentMax(x, vocab);
   if (!(max > -Infinity() && max < Infinity())) return kNoCandidate;
   SampleCandidate best = kNoCandidate;
   if (filter.temperature == 0) {

@@ -139,7 +139,10 @@ absl::Status HeadBlock::Score(const Batch& batch, absl::Span<const ScoreRow> row
 
 absl::Status HeadBlock::Sample(const Batch& batch, int64_t first) {
   SampleArgs args = Candidates(batch, batch.samples(), first);
-  args.temperature = batch.temperature.data();
+  // Narrowed rows are chosen by RowSampler: noise would be made here for nothing.
+  std::vector<float> temperature = batch.temperature;
+  for (const FilteredSample& entry : batch.filtered) temperature[entry.sample] = 0;
+  args.temperature = temperature.data();
   args.seed = batch.seed.data();
   args.position = batch.generated.data();
   args.choice = batch.choice.data();
