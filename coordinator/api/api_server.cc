@@ -5,7 +5,6 @@
 #include <grpcpp/health_check_service_interface.h>
 
 #include <mutex>
-#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/host_port.h"
@@ -125,29 +124,27 @@ class GrpcApiServer final : public ApiServer {
       return absl::UnavailableError(
           absl::StrCat("cannot listen on ", address, " for clients: is the port in use?"));
     }
-    SetHealth(false);
+    SetServing(false);
     return absl::OkStatus();
   }
 
   int port() const override { return port_; }
 
-  void SetServing(bool serving) override { SetHealth(serving); }
+  void SetServing(bool serving) override {
+    grpc::HealthCheckServiceInterface* health = server_->GetHealthCheckService();
+    health->SetServingStatus("", serving);
+    health->SetServingStatus(kServiceName, serving);
+  }
 
   void Shutdown(std::chrono::milliseconds grace) override {
     if (server_ == nullptr) return;
-    SetHealth(false);
+    SetServing(false);
     server_->Shutdown(std::chrono::system_clock::now() + grace);
     server_->Wait();
     server_.reset();
   }
 
  private:
-  void SetHealth(bool serving) {
-    grpc::HealthCheckServiceInterface* health = server_->GetHealthCheckService();
-    health->SetServingStatus("", serving);
-    health->SetServingStatus(kServiceName, serving);
-  }
-
   const std::string host_;
   const int asked_port_;
   int port_ = 0;

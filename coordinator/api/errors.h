@@ -21,6 +21,8 @@ absl::Status BadField(const std::string& field, const std::string& reason, const
 absl::Status WithDetail(absl::Status status, const v1::ErrorDetail& detail);
 // The same of a field and a reason alone.
 absl::Status WithField(absl::Status status, const std::string& field, const std::string& reason);
+// `delay_ms`: when to try again; kRetryMs where nothing better is known.
+constexpr uint32_t kRetryMs = 1000;
 absl::Status WithRetryDelay(absl::Status status, const std::string& reason, uint32_t delay_ms);
 
 // The detail that was attached.

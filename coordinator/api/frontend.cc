@@ -13,7 +13,6 @@
 namespace whalepod {
 namespace {
 
-constexpr uint32_t kRetryMs = 1000;
 constexpr size_t kTextQueue = 64;
 
 int TextThreads() {

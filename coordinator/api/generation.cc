@@ -12,7 +12,6 @@ namespace {
 
 // A client that takes nothing for this long has its generation cancelled.
 constexpr std::chrono::seconds kWriteStall(30);
-constexpr uint32_t kRetryMs = 1000;
 // Of one message: with 20 best ids each a quarter of a megabyte, and clients take four.
 constexpr int kMostPromptTokens = 1024;
 

@@ -25,7 +25,6 @@ namespace http = beast::http;
 
 constexpr size_t kMostBody = 4 << 20;
 constexpr size_t kMostHeader = 16 << 10;
-constexpr char kVersion[] = "0.1.0";
 // How long what a client still sends is read after an answer that ends the connection: closed at
 // once, it would lose the answer.
 constexpr std::chrono::seconds kLinger(2);
@@ -192,7 +191,7 @@ class HttpSession::Completion final : public ResponseWriter,
     over_ = true;
     const std::shared_ptr<HttpSession> session = session_;
     session->completion_.reset();
-    session->Reply(status, std::move(body), "application/json", retry_after_ms);
+    session->Reply(status, std::move(body), retry_after_ms);
   }
 
   void Gone() {
@@ -247,17 +246,13 @@ void HttpSession::OnRead(beast::error_code error) {
   if (error == http::error::body_limit) {
     request_ = parser_->release();
     request_.keep_alive(false);
-    const absl::Status status =
-        absl::InvalidArgumentError(absl::StrCat("the body is larger than ", kMostBody, " bytes"));
-    return Reply(413, ToHttpError(status).body);
+    return ReplyBad(413, absl::StrCat("the body is larger than ", kMostBody, " bytes"));
   }
   if (error && error.category() == http::make_error_code(http::error::bad_method).category() &&
       error != http::error::end_of_stream && error != http::error::partial_message) {
     request_ = Request();
     request_.keep_alive(false);
-    return Reply(
-        400,
-        ToHttpError(absl::InvalidArgumentError(absl::StrCat("not HTTP: ", error.message()))).body);
+    return ReplyBad(400, absl::StrCat("not HTTP: ", error.message()));
   }
   if (error) return Close();
   request_ = parser_->release();
@@ -288,14 +283,13 @@ void HttpSession::Route() {
   const bool one_model = absl::StartsWith(path, "/v1/models/");
   for (const Known& known : kKnown) {
     if (known.path == path && (known.get ? !get : !post)) {
-      return Reply(405, ToHttpError(absl::InvalidArgumentError(
-                                        absl::StrCat(path, " takes ", known.get ? "GET" : "POST")))
-                            .body);
+      return ReplyBad(405, absl::StrCat(path, " takes ", known.get ? "GET" : "POST"));
     }
   }
   if (path == "/health" || path == "/readyz") return Reply(frontend_->ready() ? 200 : 503, "");
   if (path == "/healthz" || path == "/livez" || path == "/ping") return Reply(200, "");
-  if (path == "/version") return Reply(200, absl::StrCat("{\"version\":\"", kVersion, "\"}"));
+  if (path == "/version")
+    return Reply(200, absl::StrCat("{\"version\":\"", WHALEPOD_VERSION, "\"}"));
   if (path == "/v1/models") return ListModels("");
   if (one_model && get) return ListModels(path.substr(sizeof("/v1/models/") - 1));
   if (path == "/v1/chat/completions") return Complete(ParseChatCompletion(body));
@@ -364,14 +358,18 @@ void HttpSession::Later(std::function<absl::StatusOr<std::string>()> work) {
 
 void HttpSession::ReplyError(const absl::Status& status) {
   HttpError error = ToHttpError(status);
-  Reply(error.status, std::move(error.body), "application/json", error.retry_after_ms);
+  Reply(error.status, std::move(error.body), error.retry_after_ms);
 }
 
-void HttpSession::Reply(int status, std::string body, const char* type, uint32_t retry_after_ms) {
+void HttpSession::ReplyBad(int status, const std::string& message) {
+  Reply(status, ToHttpError(absl::InvalidArgumentError(message)).body);
+}
+
+void HttpSession::Reply(int status, std::string body, uint32_t retry_after_ms) {
   auto response = std::make_shared<http::response<http::string_body>>();
   response->result(static_cast<unsigned>(status));
   response->version(request_.version() == 10 ? 10 : 11);
-  if (!body.empty()) response->set(http::field::content_type, type);
+  if (!body.empty()) response->set(http::field::content_type, "application/json");
   if (retry_after_ms > 0) {
     response->set(http::field::retry_after, absl::StrCat((retry_after_ms + 999) / 1000));
   }

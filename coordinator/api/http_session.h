@@ -43,9 +43,11 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
   // Runs `work`, which gives a body, on a thread for text.
   void Later(std::function<absl::StatusOr<std::string>()> work);
   void ListModels(const std::string& wanted);
-  void Reply(int status, std::string body, const char* type = "application/json",
-             uint32_t retry_after_ms = 0);
+  // body: JSON, or empty.
+  void Reply(int status, std::string body, uint32_t retry_after_ms = 0);
   void ReplyError(const absl::Status& status);
+  // For what only HTTP knows: the request is wrong, and the status is not its code's.
+  void ReplyBad(int status, const std::string& message);
   // The answer is written.
   void Done(bool keep_alive);
   // Reads what the client still sends, until it closes or its time is over.

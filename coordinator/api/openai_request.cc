@@ -92,14 +92,6 @@ class Fields {
   absl::Status status_;
 };
 
-absl::StatusOr<Json> ParseBody(absl::string_view body) {
-  ASSIGN_OR_RETURN(Json document, ParseJson(body, "body"));
-  if (!document.is_object()) {
-    return BadField("body", "WRONG_TYPE", document.type_name(), "a JSON object");
-  }
-  return document;
-}
-
 // A string, or a list of strings or of {"type": "text", "text": ...}, joined.
 std::optional<std::string> TextOf(const Json& content) {
   if (content.is_string()) return content.get<std::string>();
@@ -279,74 +271,80 @@ void ReadCommon(Fields& fields, OpenAiRequest* request) {
   RefuseWhatIsNotBuilt(fields);
 }
 
-}  // namespace
-
-absl::StatusOr<OpenAiRequest> ParseChatCompletion(absl::string_view body) {
-  ASSIGN_OR_RETURN(const Json document, ParseBody(body));
-  Fields fields(document);
-  OpenAiRequest request;
-  v1::GenerationOptions* options = request.generate.mutable_options();
-  ReadMessages(fields, request.generate.mutable_chat());
-  ReadCommon(fields, &request);
+void ReadChatCompletion(Fields& fields, OpenAiRequest* request) {
+  v1::GenerationOptions* options = request->generate.mutable_options();
+  ReadMessages(fields, request->generate.mutable_chat());
+  ReadCommon(fields, request);
   const std::optional<uint32_t> newer = fields.Uint("max_completion_tokens");
   const std::optional<uint32_t> older = fields.Uint("max_tokens");
   if (newer || older) options->set_max_tokens(newer ? *newer : *older);
-  request.logprobs = fields.Bool("logprobs");
+  request->logprobs = fields.Bool("logprobs");
   const std::optional<uint32_t> top = fields.Uint("top_logprobs");
-  if (top.value_or(0) > 0 && !request.logprobs) {
+  if (top.value_or(0) > 0 && !request->logprobs) {
     fields.Fail(BadField("top_logprobs", "CONTRADICTION", absl::StrCat(*top),
                          "absent or 0 without logprobs"));
   }
-  if (request.logprobs) options->set_logprobs(top.value_or(0));
-  RETURN_IF_ERROR(fields.status());
-  return request;
+  if (request->logprobs) options->set_logprobs(top.value_or(0));
 }
 
-absl::StatusOr<OpenAiRequest> ParseCompletion(absl::string_view body) {
-  ASSIGN_OR_RETURN(const Json document, ParseBody(body));
-  Fields fields(document);
-  OpenAiRequest request;
-  request.chat = false;
-  ReadPrompt(fields, &request.generate);
-  ReadCommon(fields, &request);
-  v1::GenerationOptions* options = request.generate.mutable_options();
+void ReadCompletion(Fields& fields, OpenAiRequest* request) {
+  request->chat = false;
+  ReadPrompt(fields, &request->generate);
+  ReadCommon(fields, request);
+  v1::GenerationOptions* options = request->generate.mutable_options();
   options->set_max_tokens(
       static_cast<uint32_t>(fields.Int("max_tokens").value_or(kDefaultCompletionTokens)));
   if (const std::optional<uint32_t> top = fields.Uint("logprobs")) {
-    request.logprobs = true;
+    request->logprobs = true;
     options->set_logprobs(*top);
   }
+}
+
+// A body read by `read`, which leaves what is wrong in the fields.
+template <typename Request, typename Read>
+absl::StatusOr<Request> Parse(absl::string_view body, const Read& read) {
+  ASSIGN_OR_RETURN(const Json document, ParseJson(body, "body"));
+  if (!document.is_object()) {
+    return BadField("body", "WRONG_TYPE", document.type_name(), "a JSON object");
+  }
+  Fields fields(document);
+  Request request;
+  read(fields, &request);
   RETURN_IF_ERROR(fields.status());
   return request;
+}
+
+}  // namespace
+
+absl::StatusOr<OpenAiRequest> ParseChatCompletion(absl::string_view body) {
+  return Parse<OpenAiRequest>(body, ReadChatCompletion);
+}
+
+absl::StatusOr<OpenAiRequest> ParseCompletion(absl::string_view body) {
+  return Parse<OpenAiRequest>(body, ReadCompletion);
 }
 
 absl::StatusOr<v1::TokenizeRequest> ParseTokenize(absl::string_view body) {
-  ASSIGN_OR_RETURN(const Json document, ParseBody(body));
-  Fields fields(document);
-  v1::TokenizeRequest request;
-  request.set_model(fields.String("model"));
-  if (fields.Find("messages") != nullptr) {
-    ReadMessages(fields, request.mutable_chat());
-  } else if (fields.Find("prompt") != nullptr) {
-    request.set_text(fields.String("prompt"));
-  }
-  RETURN_IF_ERROR(fields.status());
-  return request;
+  return Parse<v1::TokenizeRequest>(body, [](Fields& fields, v1::TokenizeRequest* request) {
+    request->set_model(fields.String("model"));
+    if (fields.Find("messages") != nullptr) {
+      ReadMessages(fields, request->mutable_chat());
+    } else if (fields.Find("prompt") != nullptr) {
+      request->set_text(fields.String("prompt"));
+    }
+  });
 }
 
 absl::StatusOr<v1::DetokenizeRequest> ParseDetokenize(absl::string_view body) {
-  ASSIGN_OR_RETURN(const Json document, ParseBody(body));
-  Fields fields(document);
-  v1::DetokenizeRequest request;
-  request.set_model(fields.String("model"));
-  const Json* tokens = fields.Find("tokens");
-  if (tokens == nullptr || !tokens->is_array()) {
-    fields.Wrong("tokens", tokens == nullptr ? Json() : *tokens, "a list of token ids");
-  } else {
-    ReadTokenIds("tokens", *tokens, fields, request.mutable_token_ids());
-  }
-  RETURN_IF_ERROR(fields.status());
-  return request;
+  return Parse<v1::DetokenizeRequest>(body, [](Fields& fields, v1::DetokenizeRequest* request) {
+    request->set_model(fields.String("model"));
+    const Json* tokens = fields.Find("tokens");
+    if (tokens == nullptr || !tokens->is_array()) {
+      fields.Wrong("tokens", tokens == nullptr ? Json() : *tokens, "a list of token ids");
+    } else {
+      ReadTokenIds("tokens", *tokens, fields, request->mutable_token_ids());
+    }
+  });
 }
 
 }  // namespace whalepod

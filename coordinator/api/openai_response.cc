@@ -133,6 +133,10 @@ Json OpenAiResponse::TokenLogprob(uint32_t id, float logprob) const {
           {"bytes", std::move(bytes)}};
 }
 
+Json OpenAiResponse::LogprobsOf(const v1::GenerateResponse::Tokens& tokens, Choice& choice) const {
+  return chat_ ? ChatLogprobs(tokens) : TextLogprobs(tokens, choice);
+}
+
 Json OpenAiResponse::ChatLogprobs(const v1::GenerateResponse::Tokens& tokens) const {
   Json content = Json::array();
   for (const v1::GeneratedToken& token : tokens.tokens()) {
@@ -144,20 +148,17 @@ Json OpenAiResponse::ChatLogprobs(const v1::GenerateResponse::Tokens& tokens) co
     entry["top_logprobs"] = std::move(top);
     content.push_back(std::move(entry));
   }
-  return content;
+  return {{"content", std::move(content)}};
 }
 
-void OpenAiResponse::AddLogprobs(const v1::GenerateResponse::Tokens& tokens, Choice& choice) const {
-  choice.generated += static_cast<uint32_t>(tokens.tokens_size());
-  if (!with_logprobs_) return;
-  if (chat_) {
-    for (Json& entry : ChatLogprobs(tokens)) choice.logprobs.push_back(std::move(entry));
-    return;
-  }
+Json OpenAiResponse::TextLogprobs(const v1::GenerateResponse::Tokens& tokens,
+                                  Choice& choice) const {
+  Json pieces = Json::array(), logprobs = Json::array(), tops = Json::array(),
+       offsets = Json::array();
   for (const v1::GeneratedToken& token : tokens.tokens()) {
     const Json entry = TokenLogprob(token.token_id(), token.logprob());
-    choice.tokens.push_back(entry["token"]);
-    choice.token_logprobs.push_back(entry["logprob"]);
+    pieces.push_back(entry["token"]);
+    logprobs.push_back(entry["logprob"]);
     Json top = Json::object();
     for (const v1::TokenLogprob& best : token.top()) {
       const Json of_best = TokenLogprob(best.token_id(), best.logprob());
@@ -165,20 +166,17 @@ void OpenAiResponse::AddLogprobs(const v1::GenerateResponse::Tokens& tokens, Cho
       const std::string text = of_best["token"].get<std::string>();
       if (!top.contains(text)) top[text] = of_best["logprob"];
     }
-    choice.top.push_back(std::move(top));
-    choice.offsets.push_back(choice.characters);
+    tops.push_back(std::move(top));
+    offsets.push_back(choice.characters);
     const std::string piece = entry["token"].get<std::string>();
     choice.characters += static_cast<size_t>(std::count_if(piece.begin(), piece.end(), [](char c) {
       return (static_cast<uint8_t>(c) & 0xc0) != 0x80;
     }));
   }
-}
-
-Json OpenAiResponse::TextLogprobs(const Choice& choice) {
-  return {{"tokens", choice.tokens},
-          {"token_logprobs", choice.token_logprobs},
-          {"top_logprobs", choice.top},
-          {"text_offset", choice.offsets}};
+  return {{"tokens", std::move(pieces)},
+          {"token_logprobs", std::move(logprobs)},
+          {"top_logprobs", std::move(tops)},
+          {"text_offset", std::move(offsets)}};
 }
 
 std::string OpenAiResponse::Tagged(Choice& choice, const v1::TextSpan& span) const {
@@ -203,24 +201,9 @@ std::string OpenAiResponse::TokenEvents(const v1::GenerateResponse::Tokens& toke
     choice.role_sent = true;
     absl::StrAppend(&events, Event(Chunk(index, {{"role", "assistant"}, {"content", ""}}, {}, {})));
   }
+  choice.generated += static_cast<uint32_t>(tokens.tokens_size());
   Json logprobs;
-  const size_t before = choice.tokens.size();
-  AddLogprobs(tokens, choice);
-  if (with_logprobs_ && tokens.tokens_size() > 0) {
-    if (chat_) {
-      logprobs = {{"content", ChatLogprobs(tokens)}};
-      choice.logprobs.clear();
-    } else {
-      Choice fresh;
-      for (size_t i = before; i < choice.tokens.size(); ++i) {
-        fresh.tokens.push_back(choice.tokens[i]);
-        fresh.token_logprobs.push_back(choice.token_logprobs[i]);
-        fresh.top.push_back(choice.top[i]);
-        fresh.offsets.push_back(choice.offsets[i]);
-      }
-      logprobs = TextLogprobs(fresh);
-    }
-  }
+  if (with_logprobs_ && tokens.tokens_size() > 0) logprobs = LogprobsOf(tokens, choice);
   for (const v1::TextSpan& span : tokens.spans()) {
     Json delta;
     if (!chat_) {
@@ -277,7 +260,17 @@ void OpenAiResponse::Gather(const v1::GenerateResponse& message) {
     cached_tokens_ = choice.finished.usage().cached_tokens();
   }
   if (!message.has_tokens()) return;
-  AddLogprobs(message.tokens(), choice);
+  choice.generated += static_cast<uint32_t>(message.tokens().tokens_size());
+  if (with_logprobs_) {
+    Json more = LogprobsOf(message.tokens(), choice);
+    if (choice.logprobs.is_null()) {
+      choice.logprobs = std::move(more);
+    } else {
+      for (auto& [name, list] : more.items()) {
+        for (Json& entry : list) choice.logprobs[name].push_back(std::move(entry));
+      }
+    }
+  }
   for (const v1::TextSpan& span : message.tokens().spans()) {
     if (!chat_) {
       choice.text += Tagged(choice, span);
@@ -303,9 +296,7 @@ std::string OpenAiResponse::Whole() const {
     } else {
       entry["text"] = choice.text;
     }
-    entry["logprobs"] = !with_logprobs_ ? Json()
-                        : chat_         ? Json{{"content", choice.logprobs}}
-                                        : TextLogprobs(choice);
+    entry["logprobs"] = choice.logprobs;
     entry["finish_reason"] = FinishOf(choice.finished.reason());
     if (!choice.finished.stop().empty()) entry["stop_reason"] = choice.finished.stop();
     choices.push_back(std::move(entry));

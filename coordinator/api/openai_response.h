@@ -45,10 +45,8 @@ class OpenAiResponse {
 
   struct Choice {
     std::string text, reasoning;
-    Json logprobs = Json::array();  // of a chat
-    Json tokens = Json::array(), token_logprobs = Json::array(), top = Json::array(),
-         offsets = Json::array();  // of a completion
-    size_t characters = 0;         // of the tokens so far
+    Json logprobs;          // lists by name; null: none yet
+    size_t characters = 0;  // of the tokens so far
     uint32_t generated = 0;
     bool role_sent = false;
     bool thinking = false;  // a completion's text is within reasoning
@@ -63,9 +61,10 @@ class OpenAiResponse {
   std::string TokenEvents(const v1::GenerateResponse::Tokens& tokens);
   // A completion's text of a span, with the tags that belong before it.
   std::string Tagged(Choice& choice, const v1::TextSpan& span) const;
+  // A message's logprobs as an object of lists, which go on those of the messages before.
+  Json LogprobsOf(const v1::GenerateResponse::Tokens& tokens, Choice& choice) const;
   Json ChatLogprobs(const v1::GenerateResponse::Tokens& tokens) const;
-  void AddLogprobs(const v1::GenerateResponse::Tokens& tokens, Choice& choice) const;
-  static Json TextLogprobs(const Choice& choice);
+  Json TextLogprobs(const v1::GenerateResponse::Tokens& tokens, Choice& choice) const;
   Json TokenLogprob(uint32_t id, float logprob) const;
   Json Usage() const;
 
