@@ -98,7 +98,7 @@ deploy/local/install_packages.sh deploy/local/packages.txt tests/packages.txt ||
 declare -A latest_start=()
 if [ "$*" = ci ]; then
   set -- style release tsan fuzz
-  latest_start=([tsan]=40 [fuzz]=50 [asan]=30)
+  latest_start=([tsan]=40 [fuzz]=50)
 fi
 for config in "$@"; do
   if [ $((SECONDS / 60)) -ge "${latest_start[$config]:-1000}" ]; then

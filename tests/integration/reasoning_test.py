@@ -25,7 +25,6 @@ sys.path.insert(0, str(RECIPE))
 sys.dont_write_bytecode = True
 import problems  # noqa: E402
 import score  # noqa: E402
-from transcript import answer  # noqa: E402
 
 
 @unittest.skipUnless((R1_TINY / "model.safetensors.index.json").exists(), "r1-tiny's files are not here")
@@ -55,9 +54,7 @@ class ReasoningTest(unittest.TestCase):
     def test_held_out_problems(self):
         for kind, (of_all, of_each) in FLOORS.items():
             items = problems.held_out_set(COUNT, 2, kind)
-            expected = [{"answer": f"\\boxed{{{answer(i['op'], i['a'], i['b'])}}}", "family": i["family"],
-                         "operation": problems.NAME[i["op"]]} for i in items]
-            counts = score.score(expected, self.ask([i["messages"] for i in items], "--temperature", 0))
+            counts = score.score(map(problems.expected, items), self.ask([i["messages"] for i in items], "--temperature", 0))
             shares = {key: score.percent(count) for key, count in counts.items() if ": " not in key}
             print(kind, {key: (*counts[key], round(share, 1)) for key, share in shares.items()}, file=sys.stderr)
             with self.subTest(kind=kind):

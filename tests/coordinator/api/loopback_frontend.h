@@ -3,7 +3,6 @@
 
 #include <memory>
 
-#include "base/log.h"
 #include "coordinator/api/frontend.h"
 #include "gtest/gtest.h"
 #include "tests/coordinator/sched/loopback_ranks.h"
@@ -11,32 +10,9 @@
 namespace whalepod {
 
 // 4 slots, 64 KV blocks of 4 tokens, a queue of 6, a vocabulary of 1000.
-class LoopbackFrontend {
+class LoopbackFrontend : public LoopbackEngine {
  public:
-  LoopbackFrontend() {
-    // Made here, as programs do: ThreadSanitizer does not see the lock in spdlog's library.
-    spdlog::default_logger();
-    SchedulerConfig config;
-    config.group_blocks = {64};
-    config.block_tokens = 4;
-    config.max_num_seqs = 4;
-    config.max_num_batched_tokens = 64;
-    config.max_model_len = 200;
-    config.max_waiting = 6;
-    config.min_chunk = 16;
-    ModelWorker::Config worker;
-    worker.group_blocks = config.group_blocks;
-    worker.block_tokens = 4;
-    worker.max_num_seqs = 4;
-    worker.max_num_batched_tokens = 64;
-    worker.vocab_size = 1000;
-    ranks = std::make_unique<LoopbackRanks>(worker);
-    Engine::Options options;
-    options.sender = ranks.get();
-    options.idle_step = std::chrono::milliseconds(20);
-    engine = std::make_unique<Engine>(options, Scheduler::Create(config).value());
-    ranks->engine = engine.get();
-    engine->Start();
+  LoopbackFrontend() : LoopbackEngine(Config()) {
     model.name = "r1-draft";
     model.model_type = "deepseek_v3";
     model.vocab_size = 1000;
@@ -48,12 +24,6 @@ class LoopbackFrontend {
       status->set_state("starting");
       status->set_message("phase LOADED: 1 of 2 ranks");
     });
-  }
-  // Servers go first.
-  ~LoopbackFrontend() {
-    frontend.reset();
-    engine->Stop();  // sends to the ranks
-    ranks.reset();   // answer the engine
   }
   void SetReady() { frontend->SetReady(model, engine.get()); }
 
@@ -70,10 +40,22 @@ class LoopbackFrontend {
     EXPECT_TRUE(engine->Audit().ok()) << engine->Audit();
   }
 
+  // Servers and the frontend go before the engine.
   ServedModel model;
-  std::unique_ptr<LoopbackRanks> ranks;
-  std::unique_ptr<Engine> engine;
   std::unique_ptr<Frontend> frontend;
+
+ private:
+  static SchedulerConfig Config() {
+    SchedulerConfig config;
+    config.group_blocks = {64};
+    config.block_tokens = 4;
+    config.max_num_seqs = 4;
+    config.max_num_batched_tokens = 64;
+    config.max_model_len = 200;
+    config.max_waiting = 6;
+    config.min_chunk = 16;
+    return config;
+  }
 };
 
 }  // namespace whalepod

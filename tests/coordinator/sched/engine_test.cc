@@ -42,32 +42,6 @@ class RecordingSink : public RequestSink {
 
 class EngineTest : public ::testing::Test {
  protected:
-  void SetUp() override {
-    config_.group_blocks = {64, 64};
-    config_.block_tokens = 4;
-    config_.max_num_seqs = 8;
-    config_.max_num_batched_tokens = 64;
-    config_.max_model_len = 100;
-    config_.min_chunk = 16;
-    config_.eos_token_ids = {7};
-    ModelWorker::Config worker;
-    worker.group_blocks = config_.group_blocks;
-    worker.block_tokens = 4;
-    worker.max_num_seqs = 8;
-    worker.max_num_batched_tokens = 64;
-    ranks_ = std::make_unique<LoopbackRanks>(worker);
-    Engine::Options options;
-    options.sender = ranks_.get();
-    options.idle_step = std::chrono::milliseconds(20);
-    engine_ = std::make_unique<Engine>(options, Scheduler::Create(config_).value());
-    ranks_->engine = engine_.get();
-    engine_->Start();
-  }
-  void TearDown() override {
-    engine_->Stop();  // sends to the ranks
-    ranks_.reset();   // answer the engine
-    engine_.reset();
-  }
   static SchedulerRequest MakeRequest(uint32_t salt, uint32_t prompt_len, uint32_t max_tokens) {
     SchedulerRequest request;
     for (uint32_t i = 0; i < prompt_len; ++i) request.prompt.push_back(salt + i);
@@ -77,9 +51,21 @@ class EngineTest : public ::testing::Test {
     return request;
   }
 
-  SchedulerConfig config_;
-  std::unique_ptr<LoopbackRanks> ranks_;
-  std::unique_ptr<Engine> engine_;
+  static SchedulerConfig Config() {
+    SchedulerConfig config;
+    config.group_blocks = {64, 64};
+    config.block_tokens = 4;
+    config.max_num_seqs = 8;
+    config.max_num_batched_tokens = 64;
+    config.max_model_len = 100;
+    config.min_chunk = 16;
+    config.eos_token_ids = {7};
+    return config;
+  }
+
+  LoopbackEngine loopback_{Config()};
+  LoopbackRanks* const ranks_ = loopback_.ranks.get();
+  Engine* const engine_ = loopback_.engine.get();
 };
 
 TEST_F(EngineTest, ManyRequestsShareTheBatch) {

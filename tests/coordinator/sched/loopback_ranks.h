@@ -4,10 +4,12 @@
 #include <algorithm>
 #include <condition_variable>
 #include <deque>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <utility>
 
+#include "base/log.h"
 #include "coordinator/sched/engine.h"
 #include "gtest/gtest.h"
 #include "tests/coordinator/sched/model_worker.h"
@@ -79,6 +81,34 @@ class LoopbackRanks : public StepSender {
   bool hold_ = false;
   bool stopping_ = false;
   std::thread thread_;
+};
+
+// A running engine over such ranks, which have what `config` says.
+class LoopbackEngine {
+ public:
+  explicit LoopbackEngine(const SchedulerConfig& config) {
+    // Made here, as programs do: ThreadSanitizer does not see the lock in spdlog's library.
+    spdlog::default_logger();
+    ModelWorker::Config worker;
+    worker.group_blocks = config.group_blocks;
+    worker.block_tokens = config.block_tokens;
+    worker.max_num_seqs = config.max_num_seqs;
+    worker.max_num_batched_tokens = config.max_num_batched_tokens;
+    ranks = std::make_unique<LoopbackRanks>(worker);
+    Engine::Options options;
+    options.sender = ranks.get();
+    options.idle_step = std::chrono::milliseconds(20);
+    engine = std::make_unique<Engine>(options, Scheduler::Create(config).value());
+    ranks->engine = engine.get();
+    engine->Start();
+  }
+  ~LoopbackEngine() {
+    engine->Stop();  // sends to the ranks
+    ranks.reset();   // answer the engine
+  }
+
+  std::unique_ptr<LoopbackRanks> ranks;
+  std::unique_ptr<Engine> engine;
 };
 
 }  // namespace whalepod

@@ -221,6 +221,15 @@ def held_out_set(count, seed, kind="mixed"):
     return [conversation(rng, held=True, kind=kind) for _ in range(count)]
 
 
+def expected(item):
+    """What score.py needs to know of a problem."""
+    return {
+        "answer": f"\\boxed{{{answer(item['op'], item['a'], item['b'])}}}",
+        "operation": NAME[item["op"]],
+        "family": item["family"],
+    }
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--count", type=int, default=2000)
@@ -229,20 +238,10 @@ def main():
     parser.add_argument("--out", required=True, help="JSONL of messages")
     parser.add_argument("--expected", required=True, help="JSONL of what is right, line by line")
     args = parser.parse_args()
-    with open(args.out, "w") as out, open(args.expected, "w") as expected:
+    with open(args.out, "w") as out, open(args.expected, "w") as right:
         for item in held_out_set(args.count, args.seed, args.kind):
             print(json.dumps({"messages": item["messages"]}, ensure_ascii=False), file=out)
-            right = answer(item["op"], item["a"], item["b"])
-            print(
-                json.dumps(
-                    {
-                        "answer": f"\\boxed{{{right}}}",
-                        "operation": NAME[item["op"]],
-                        "family": item["family"],
-                    }
-                ),
-                file=expected,
-            )
+            print(json.dumps(expected(item)), file=right)
 
 
 if __name__ == "__main__":
