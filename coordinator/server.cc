@@ -141,7 +141,7 @@ SchedulerConfig SchedulerConfigOf(const ServeOptions& options, const v1::Shardin
 }  // namespace
 
 CoordinatorServer::CoordinatorServer(const ServeOptions& options, Checkpoint checkpoint)
-    : options_(options), checkpoint_(std::move(checkpoint)) {}
+    : options_(options), checkpoint_(std::move(checkpoint)), metrics_(NameOf(options)) {}
 
 CoordinatorServer::~CoordinatorServer() {
   // Clients go first, then steps, then ranks: nobody calls into what is gone.
@@ -198,7 +198,7 @@ absl::Status CoordinatorServer::Listen() {
   fleet_->SetOnFailed([this](const absl::Status& status) { NoteFailure(status); });
 
   frontend_ = std::make_unique<Frontend>(
-      DescribeModel(), [this](v1::GetStatusResponse* status) { FillStatus(status); });
+      DescribeModel(), [this](v1::GetStatusResponse* status) { FillStatus(status); }, &metrics_);
   ASSIGN_OR_RETURN(
       api_, ApiServer::Start({.host = options_.host, .port = options_.grpc_port}, frontend_.get()));
   ASSIGN_OR_RETURN(
@@ -250,7 +250,10 @@ absl::Status CoordinatorServer::StartEngine() {
   auto engine = std::make_unique<Engine>(options, std::move(scheduler));
   Engine* const running = engine.get();
   running->SetOnBroken([this](const absl::Status& status) { fleet_->Abort(status); });
-  fleet_->SetOnStep([running](StepOutcome outcome) { running->OnStepDone(std::move(outcome)); });
+  fleet_->SetOnStep([this, running](StepOutcome outcome) {
+    metrics_.RecordStep(outcome, Clock::Real()->Now());
+    running->OnStepDone(std::move(outcome));
+  });
   {
     std::lock_guard lock(mu_);
     engine_ = std::move(engine);

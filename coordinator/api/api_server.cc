@@ -26,7 +26,7 @@ class Service final : public v1::InferenceService::CallbackService {
 
   grpc::ServerWriteReactor<v1::GenerateResponse>* Generate(
       grpc::CallbackServerContext* context, const v1::GenerateRequest* request) override {
-    auto* const reactor = new GrpcGenerate(context, frontend_.clock());
+    auto* const reactor = new GrpcGenerate(context, frontend_);
     // gRPC keeps the request until the call ends, which it cannot before Begin or Refuse.
     frontend_.Generate(reactor->generation(), std::shared_ptr<const v1::GenerateRequest>(
                                                   std::shared_ptr<void>(), request));

@@ -14,6 +14,8 @@
 #include "coordinator/api/generation.h"
 #include "coordinator/api/validate.h"
 #include "coordinator/api/work_pool.h"
+#include "coordinator/metrics/request_record.h"
+#include "coordinator/metrics/serving_metrics.h"
 #include "coordinator/sched/engine.h"
 #include "whalepod/v1/inference.pb.h"
 
@@ -25,8 +27,9 @@ class Frontend {
   // Fills GetStatus's answer.
   using StatusFn = std::function<void(v1::GetStatusResponse*)>;
 
-  // Not ready; `model` is told in the meantime.
-  Frontend(ServedModel model, StatusFn status, const Clock* clock = Clock::Real());
+  // Not ready; `model` is told in the meantime. `metrics` outlives this.
+  Frontend(ServedModel model, StatusFn status, ServingMetrics* metrics,
+           const Clock* clock = Clock::Real());
 
   // From now on requests go to `engine`, which outlives this.
   void SetReady(ServedModel model, Engine* engine);
@@ -37,6 +40,13 @@ class Frontend {
   std::shared_ptr<const ServedModel> model() const;
   void FillStatus(v1::GetStatusResponse* status) const { status_(status); }
   const Clock* clock() const { return clock_; }
+  ServingMetrics* metrics() const { return metrics_; }
+  // A request that has just arrived.
+  RequestRecord NewRecord(Transport transport) const {
+    return RequestRecord(metrics_, transport, clock_->Now());
+  }
+  // What GET /metrics answers.
+  std::string MetricsText() const;
 
   // Checks a request and begins `generation` with it, or refuses it; may return before that. Text
   // is encoded on threads of its own.
@@ -63,6 +73,7 @@ class Frontend {
   void Begin(Generation* generation, const v1::GenerateRequest& request);
 
   const StatusFn status_;
+  ServingMetrics* const metrics_;
   const Clock* const clock_;
   mutable std::mutex mu_;
   Serving serving_;

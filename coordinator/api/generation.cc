@@ -38,6 +38,7 @@ class Generation::Sink final : public RequestSink {
   void OnPrompt(absl::Span<const v1::PromptLogprob> tokens) override {
     stream_->TakePrompt(tokens);
   }
+  void OnScheduled() override { stream_->TakeScheduled(choice_); }
   void OnToken(const v1::SampledToken& token) override { stream_->TakeToken(choice_, token); }
   void OnFinished(v1::FinishReason reason) override { stream_->TakeEnd(choice_, reason); }
   void OnError(const absl::Status& status) override { stream_->TakeError(status); }
@@ -60,6 +61,7 @@ void Generation::Begin(Engine* engine, CheckedGenerate checked, std::string requ
     // without its own lock, so the order mu_, engine is the only one.
     std::lock_guard lock(mu_);
     waiting_ = false;
+    record_.SetId(request_id);
     if (cancelled_) {
       FinishLocked(Cancelled());
       return;
@@ -104,6 +106,7 @@ void Generation::SubmitLocked(const SchedulerRequest& request, uint32_t n) {
     }
     choices_[i].sequence = *sequence;
   }
+  record_.OnSubmitted(n, prompt_tokens_, request.sampling.max_tokens());
   spdlog::debug("request {}: sequence {} and {} more, {} prompt tokens", request_id_,
                 choices_[0].sequence, n - 1, prompt_tokens_);
   if (request.sampling.has_prompt_logprobs()) {
@@ -146,12 +149,19 @@ void Generation::TakePrompt(absl::Span<const v1::PromptLogprob> tokens) {
   CancelSequences();
 }
 
+void Generation::TakeScheduled(uint32_t index) {
+  std::lock_guard lock(mu_);
+  if (!OverLocked()) record_.OnScheduled(index, clock_->Now());
+}
+
 void Generation::TakeToken(uint32_t index, const v1::SampledToken& token) {
   uint64_t unwanted = 0;
   {
     std::lock_guard lock(mu_);
     Choice& choice = choices_[index];
     if (OverLocked() || choice.ended) return;
+    const TimePoint now = clock_->Now();
+    record_.OnToken(index, now);
     v1::GeneratedToken* out = choice.tokens.mutable_tokens()->add_tokens();
     choice.tokens.mutable_tokens()->set_choice(index);
     out->set_token_id(token.token_id());
@@ -159,9 +169,10 @@ void Generation::TakeToken(uint32_t index, const v1::SampledToken& token) {
     if (token.has_logprob()) FillLogprobs(token, out);
     ++choice.completion_tokens;
     const bool stopped = ParseLocked(choice, token.token_id());
-    if (write_in_flight_ && clock_->Now() - write_since_ > kWriteStall) {
+    if (write_in_flight_ && now - write_since_ > kWriteStall) {
       spdlog::warn("request {}: the client has read nothing for {} s, cancelled", request_id_,
                    kWriteStall.count());
+      record_.OnStalled();
       writer_->Abandon();
       return;
     }
@@ -196,6 +207,7 @@ void Generation::TakeEnd(uint32_t index, v1::FinishReason reason) {
 
 void Generation::EndLocked(Choice& choice, v1::FinishReason reason) {
   choice.ended = true;
+  record_.OnChoiceEnd(static_cast<uint32_t>(&choice - choices_.data()), reason, clock_->Now());
   v1::GenerateResponse::Finished* finished = choice.finished.mutable_finished();
   finished->set_reason(reason);
   finished->set_choice(static_cast<uint32_t>(&choice - choices_.data()));
@@ -274,12 +286,15 @@ void Generation::WriteNextLocked() {
   finished_ = last;
   write_in_flight_ = true;
   write_since_ = clock_->Now();
+  if (last) record_.OnEnd(absl::OkStatus(), "", write_since_);
   writer_->Write(writing_, last);
 }
 
 void Generation::FinishLocked(const absl::Status& status) {
   if (finished_) return;
   finished_ = true;
+  const std::optional<v1::ErrorDetail> detail = DetailOf(status);
+  record_.OnEnd(status, detail.has_value() ? detail->reason() : "", clock_->Now());
   writer_->Finish(status);
 }
 

@@ -6,12 +6,14 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/types/span.h"
 #include "base/clock.h"
 #include "coordinator/api/validate.h"
+#include "coordinator/metrics/request_record.h"
 #include "coordinator/sched/engine.h"
 #include "coordinator/text/stop_strings.h"
 #include "whalepod/v1/inference.pb.h"
@@ -38,8 +40,9 @@ class ResponseWriter {
 class Generation final : public std::enable_shared_from_this<Generation> {
  public:
   // A call that waits for Begin or Refuse, one of which must follow. `writer` outlives its last
-  // call (see there).
-  Generation(ResponseWriter* writer, const Clock* clock) : writer_(writer), clock_(clock) {}
+  // call (see there). `record` measures the call.
+  Generation(ResponseWriter* writer, const Clock* clock, RequestRecord record)
+      : writer_(writer), clock_(clock), record_(std::move(record)) {}
 
   // Submits what was asked for, all choices or none; `engine` outlives the call.
   void Begin(Engine* engine, CheckedGenerate checked, std::string request_id,
@@ -68,6 +71,7 @@ class Generation final : public std::enable_shared_from_this<Generation> {
 
   // From the engine's thread.
   void TakePrompt(absl::Span<const v1::PromptLogprob> tokens);
+  void TakeScheduled(uint32_t choice);
   void TakeToken(uint32_t choice, const v1::SampledToken& token);
   void TakeEnd(uint32_t choice, v1::FinishReason reason);
   void TakeError(const absl::Status& status);
@@ -97,6 +101,7 @@ class Generation final : public std::enable_shared_from_this<Generation> {
   uint32_t min_tokens_ = 0;                     // stop strings are looked for after them
 
   std::mutex mu_;
+  RequestRecord record_;
   Engine* engine_ = nullptr;
   bool waiting_ = true;          // for Begin or Refuse
   bool cancelled_ = false;       // while waiting

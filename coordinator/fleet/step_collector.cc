@@ -11,7 +11,7 @@ namespace whalepod {
 StepCollector::StepCollector(const v1::Layout& layout)
     : tp_(std::max(1, layout.tp())), groups_(std::max(1, layout.dp())) {}
 
-void StepCollector::Expect(uint64_t step, Duration limit, TimePoint now) {
+void StepCollector::Expect(uint64_t step, Duration limit, TimePoint now, uint64_t tokens) {
   CHECK(pending_.empty() || pending_.back().step + 1 == step);
   if (pending_.empty()) oldest_since_ = now;
   Pending& pending = pending_.emplace_back();
@@ -21,6 +21,8 @@ void StepCollector::Expect(uint64_t step, Duration limit, TimePoint now) {
   pending.witness.resize(groups_);
   pending.digest.resize(groups_);
   pending.outcome.step = step;
+  pending.outcome.tokens = tokens;
+  pending.outcome.rank_micros.resize(tp_ * groups_);
   pending.outcome.group_tokens.resize(groups_);
 }
 
@@ -46,6 +48,7 @@ absl::StatusOr<std::optional<StepOutcome>> StepCollector::Add(int rank, v1::Step
   }
   it->answered[rank] = true;
   ++it->answers;
+  it->outcome.rank_micros[rank] = result.compute_micros();
   if (rank % tp_ == 0) {
     std::vector<v1::SampledToken>& tokens = it->outcome.group_tokens[group];
     for (v1::SampledToken& token : *result.mutable_tokens()) tokens.push_back(std::move(token));
@@ -55,6 +58,7 @@ absl::StatusOr<std::optional<StepOutcome>> StepCollector::Add(int rank, v1::Step
   if (it->answers < tp_ * groups_) return std::nullopt;
   CHECK(it == pending_.begin());
   std::optional<StepOutcome> outcome = std::move(it->outcome);
+  outcome->duration = now - oldest_since_;
   pending_.pop_front();
   oldest_since_ = now;
   return outcome;

@@ -159,7 +159,18 @@ void Engine::TakePromptLocked(std::vector<v1::PromptLogprob> prompt,
   }
 }
 
+void Engine::NoteScheduledLocked(const v1::StepPlan& step, std::vector<Delivery>* deliveries) {
+  for (const v1::NewSequence& sequence : step.new_sequences()) {
+    const auto it = sinks_.find(sequence.sequence());
+    if (it == sinks_.end()) continue;
+    Delivery& delivery = deliveries->emplace_back();
+    delivery.sink = it->second;
+    delivery.scheduled = true;
+  }
+}
+
 void Engine::Deliver(const Delivery& delivery) {
+  if (delivery.scheduled) delivery.sink->OnScheduled();
   if (!delivery.prompt.empty()) delivery.sink->OnPrompt(delivery.prompt);
   const SequenceEvent& event = delivery.event;
   if (event.has_token) delivery.sink->OnToken(event.token);
@@ -195,6 +206,7 @@ void Engine::Loop() {
     std::vector<v1::StepPlan> steps;
     while (CanStepLocked(idle_due && steps.empty())) {
       steps.push_back(scheduler_->NextStep());
+      NoteScheduledLocked(steps.back(), &deliveries);
     }
     if (!steps.empty() || idle_due) last_step = std::chrono::steady_clock::now();
     for (Delivery& delivery : undelivered_) deliveries.push_back(std::move(delivery));

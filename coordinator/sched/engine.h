@@ -28,6 +28,10 @@ struct StepOutcome {
   uint64_t step = 0;
   std::vector<std::vector<v1::SampledToken>> group_tokens;  // per DP group
   std::vector<v1::PromptLogprob> prompt;                    // of all; a sequence's are together
+  // How it went, for metrics.
+  uint64_t tokens = 0;                // that it ran, in all DP groups
+  Duration duration{0};               // from when it was the oldest sent until its last answer
+  std::vector<uint32_t> rank_micros;  // by rank: in its executor
 };
 
 // Where steps go; the fleet. Send must not block and must not call back into the engine.
@@ -42,6 +46,8 @@ class StepSender {
 class RequestSink {
  public:
   virtual ~RequestSink() = default;
+  // A step that runs some of it is made. Again where it was preempted and goes on.
+  virtual void OnScheduled() {}
   virtual void OnToken(const v1::SampledToken& token) = 0;
   // Some of the prompt's tokens in order, all of them before OnToken; where they are asked for.
   virtual void OnPrompt(absl::Span<const v1::PromptLogprob> tokens) {}
@@ -99,9 +105,11 @@ class Engine {
     std::shared_ptr<RequestSink> sink;
     std::vector<v1::PromptLogprob> prompt;
     SequenceEvent event;
+    bool scheduled = false;
   };
 
   void Loop();
+  void NoteScheduledLocked(const v1::StepPlan& step, std::vector<Delivery>* deliveries);
   bool CanStepLocked(bool idle_due) const;
   void CommitLocked(StepOutcome outcome, std::vector<Delivery>* deliveries);
   void FailLocked(absl::Status status);
