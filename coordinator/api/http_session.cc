@@ -14,6 +14,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
+#include "coordinator/api/errors.h"
 #include "coordinator/api/openai_request.h"
 
 namespace whalepod {
@@ -349,7 +350,13 @@ void HttpSession::ListModels(const std::string& wanted) {
 }
 
 void HttpSession::Complete(absl::StatusOr<OpenAiRequest> parsed) {
-  if (!parsed.ok()) return ReplyError(parsed.status());
+  if (!parsed.ok()) {
+    const std::optional<v1::ErrorDetail> detail = DetailOf(parsed.status());
+    frontend_->NewRecord(Transport::kHttp)
+        .OnEnd(parsed.status(), detail.has_value() ? detail->reason() : "",
+               frontend_->clock()->Now());
+    return ReplyError(parsed.status());
+  }
   const auto id = request_.find("X-Request-Id");
   if (id != request_.end()) parsed->generate.set_request_id(std::string(View(id->value())));
   completion_ = std::make_shared<Completion>(shared_from_this(), *std::move(parsed));

@@ -14,7 +14,6 @@ void RateMeter::Note(TimePoint now, const Totals& totals) {
 RateMeter::Rates RateMeter::Read(TimePoint now) const {
   std::lock_guard lock(mu_);
   if (kept_.empty()) return {};
-  // Where nothing was noted for long, what came before is not of lately.
   size_t first = 0;
   while (first + 1 < kept_.size() && now - kept_[first].time > kWindow) ++first;
   const Sample& from = kept_[first];

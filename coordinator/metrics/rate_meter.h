@@ -19,15 +19,15 @@ class RateMeter {
     uint64_t generation_tokens = 0;
     uint64_t requests = 0;
   };
-  // Averages over `over`, which reaches from the oldest totals kept, not older than kWindow, to the
-  // latest noted; all 0 while there are none.
+  // Averages over `over`, from the oldest totals within the window until now. What was noted before
+  // the window does not count; all 0 where nothing else was.
   struct Rates {
     double prompt_tokens = 0, generation_tokens = 0, requests = 0;  // a second
     Duration over{0};
   };
 
-  // Totals as they are at `now`; called at least once a second while anything runs, and times do
-  // not go back.
+  // Totals as they are at `now`; times do not go back. Seconds in which nothing is noted are taken
+  // as ones in which nothing happened.
   void Note(TimePoint now, const Totals& totals);
   Rates Read(TimePoint now) const;
 

@@ -107,8 +107,9 @@ void RequestRecord::Log(Outcome outcome, const absl::Status& status, TimePoint n
       {"request_id", absl::string_view(id_)}, {"transport", absl::string_view(transport)},
       {"outcome", absl::string_view(ended)},  {"prompt_tokens", int64_t{prompt_tokens_}},
       {"completion_tokens", tokens},          {"total_ms", total_ms}};
-  std::string text = fmt::format("request {}: {} after {:.1f} ms, {} prompt tokens, {} generated",
-                                 id_, ended, total_ms, prompt_tokens_, tokens);
+  std::string text =
+      fmt::format("request {}: {} after {:.1f} ms, {} prompt tokens, {} generated",
+                  id_.empty() ? "without id" : id_, ended, total_ms, prompt_tokens_, tokens);
   if (first.has_value()) {
     const double first_ms = Micros(*first - arrival_) / 1e3;
     fields.push_back({"ttft_ms", first_ms});
