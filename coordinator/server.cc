@@ -250,6 +250,7 @@ absl::Status CoordinatorServer::StartEngine() {
   auto engine = std::make_unique<Engine>(options, std::move(scheduler));
   Engine* const running = engine.get();
   running->SetOnBroken([this](const absl::Status& status) { fleet_->Abort(status); });
+  metrics_.NoteTotals(Clock::Real()->Now());
   fleet_->SetOnStep([this, running](StepOutcome outcome) {
     metrics_.RecordStep(outcome, Clock::Real()->Now());
     running->OnStepDone(std::move(outcome));
@@ -368,6 +369,12 @@ void CoordinatorServer::FillStatus(v1::GetStatusResponse* status) const {
   status->set_steps(stats.steps);
   status->set_kv_blocks_total(stats.blocks_total);
   status->set_kv_blocks_used(stats.blocks_owned);
+  status->set_kv_block_tokens(static_cast<uint32_t>(plan_.runtime().kv_block_tokens()));
+  const RateMeter::Rates rates = metrics_.Rates(Clock::Real()->Now());
+  status->set_prompt_tokens_per_second(rates.prompt_tokens);
+  status->set_generation_tokens_per_second(rates.generation_tokens);
+  status->set_requests_per_second(rates.requests);
+  status->set_rate_seconds(std::chrono::duration<double>(rates.over).count());
 }
 
 }  // namespace whalepod

@@ -81,10 +81,14 @@ void ServingMetrics::SetDeployment(const v1::GetStatusResponse& status) {
   ranks_ready_.Set(ready);
 }
 
-void ServingMetrics::RecordStep(const StepOutcome& outcome, TimePoint now) {
+void ServingMetrics::NoteTotals(TimePoint now) {
   rates_.Note(now, {.prompt_tokens = prompt_tokens_.value(),
                     .generation_tokens = generation_tokens_.value(),
                     .requests = params_n_.count()});
+}
+
+void ServingMetrics::RecordStep(const StepOutcome& outcome, TimePoint now) {
+  NoteTotals(now);
   if (outcome.tokens == 0) {
     empty_steps_.Add();
     return;

@@ -50,6 +50,8 @@ class ServingMetrics {
   // `route`: one of a fixed set, never what a client sent.
   void RecordHttpResponse(const std::string& route, int code);
 
+  // Begins the time that Rates are about; RecordStep goes on with it.
+  void NoteTotals(TimePoint now);
   // Tokens and requests a second, lately.
   RateMeter::Rates Rates(TimePoint now) const { return rates_.Read(now); }
 
