@@ -7,6 +7,42 @@
 #include "base/check.h"
 
 namespace whalepod {
+namespace {
+
+// No model is as deep; a metric is kept for each.
+constexpr uint32_t kMostLayers = 1024;
+
+// Adds a rank's report to that of the others, whose rows are of the same layers. INVALID_ARGUMENT
+// if they are not, or if it is malformed.
+absl::Status AddLoad(const v1::ExpertLoad& load, v1::ExpertLoad* sum) {
+  const int rows = load.layers_size();
+  if (load.experts() == 0 || load.tokens_size() != rows || load.most_size() != rows) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("an expert load of ", load.experts(), " experts in ", rows, " layers with ",
+                     load.tokens_size(), " and ", load.most_size(), " counts"));
+  }
+  for (const uint32_t layer : load.layers()) {
+    if (layer < kMostLayers) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("an expert load of layer ", layer, ", there are less than ", kMostLayers));
+  }
+  if (sum->experts() == 0) {
+    *sum = load;
+    return absl::OkStatus();
+  }
+  if (!std::equal(load.layers().begin(), load.layers().end(), sum->layers().begin(),
+                  sum->layers().end())) {
+    return absl::InvalidArgumentError("an expert load of other layers than other ranks'");
+  }
+  sum->set_experts(sum->experts() + load.experts());
+  for (int i = 0; i < rows; ++i) {
+    sum->set_tokens(i, sum->tokens(i) + load.tokens(i));
+    sum->set_most(i, std::max(sum->most(i), load.most(i)));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
 
 StepCollector::StepCollector(const v1::Layout& layout)
     : tp_(std::max(1, layout.tp())), groups_(std::max(1, layout.dp())) {}
@@ -49,6 +85,11 @@ absl::StatusOr<std::optional<StepOutcome>> StepCollector::Add(int rank, v1::Step
   it->answered[rank] = true;
   ++it->answers;
   it->outcome.rank_micros[rank] = result.compute_micros();
+  if (result.has_expert_load()) {
+    if (absl::Status added = AddLoad(result.expert_load(), &it->outcome.expert_load); !added.ok()) {
+      return absl::InternalError(absl::StrCat("step ", it->step, ": ", added.message()));
+    }
+  }
   if (rank % tp_ == 0) {
     std::vector<v1::SampledToken>& tokens = it->outcome.group_tokens[group];
     for (v1::SampledToken& token : *result.mutable_tokens()) tokens.push_back(std::move(token));

@@ -89,6 +89,12 @@ void ServingMetrics::NoteTotals(TimePoint now) {
 
 void ServingMetrics::RecordStep(const StepOutcome& outcome, TimePoint now) {
   NoteTotals(now);
+  const v1::ExpertLoad& load = outcome.expert_load;
+  for (int i = 0; i < load.layers_size(); ++i) {
+    if (load.tokens(i) == 0) continue;  // nothing ran: no news
+    const double mean = static_cast<double>(load.tokens(i)) / load.experts();
+    expert_load_.With({absl::StrCat(load.layers(i))}).Set(static_cast<double>(load.most(i)) / mean);
+  }
   if (outcome.tokens == 0) {
     empty_steps_.Add();
     return;

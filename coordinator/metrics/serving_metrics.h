@@ -180,6 +180,10 @@ class ServingMetrics {
       "whalepod:rank_step_seconds", {"rank"},
       "Time in a rank's executor, waits for its peers included; of steps with tokens.",
       StepBounds());
+  Family<Gauge>& expert_load_ = registry_.AddGauges(
+      "whalepod:expert_load_max_over_mean", {"layer"},
+      "Tokens of a layer's busiest expert over the mean of its experts, in the 64 steps that were "
+      "last told of; 1 is even.");
 
   // Where With() would take a lock on the engine's thread: the values themselves.
   std::array<Counter*, 4> endings_{};

@@ -32,6 +32,7 @@ struct StepOutcome {
   uint64_t tokens = 0;                // that it ran, in all DP groups
   Duration duration{0};               // from when it was the oldest sent until its last answer
   std::vector<uint32_t> rank_micros;  // by rank: in its executor
+  v1::ExpertLoad expert_load;         // of all ranks together; empty in most steps
 };
 
 // Where steps go; the fleet. Send must not block and must not call back into the engine.

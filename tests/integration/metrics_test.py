@@ -164,6 +164,19 @@ class MetricsTest(unittest.TestCase):
             self.assertLess(metrics.get("whalepod:rank_heartbeat_age_seconds", rank=str(rank)), 1.5)
         self.check_a_cancelled_request(metrics)
 
+    def test_expert_load(self):
+        """Every mixture-of-experts layer has one, between even and all on one expert."""
+        config = json.loads((R1_DRAFT / "config.json").read_text())
+        self.client.generate(question(12, 7), max_tokens=150, ignore_eos=True)
+        metrics = self.scrape()
+        name = "whalepod:expert_load_max_over_mean"
+        layers = sorted(int(labels["layer"]) for labels in metrics.labels_of(name))
+        self.assertEqual(layers, list(range(config["first_k_dense_replace"], config["num_hidden_layers"])))
+        for layer in layers:
+            load = metrics.get(name, layer=str(layer))
+            self.assertGreaterEqual(load, 1)
+            self.assertLessEqual(load, config["n_routed_experts"] / config["num_experts_per_tok"])
+
     def check_a_cancelled_request(self, before):
         call = self.client.stub.Generate(
             self.client.request(question(1, 2), max_tokens=4000, ignore_eos=True))

@@ -97,6 +97,26 @@ TEST(ServingMetrics, Steps) {
   EXPECT_EQ(Value(text, "whalepod:rank_step_seconds_count{model_name=\"m\",rank=\"1\"}"), 1);
 }
 
+TEST(ServingMetrics, ExpertLoad) {
+  ServingMetrics metrics("m");
+  StepOutcome outcome;
+  outcome.expert_load.set_experts(8);
+  for (const uint64_t tokens : {80, 0}) {
+    outcome.expert_load.add_layers(3 + outcome.expert_load.layers_size());
+    outcome.expert_load.add_tokens(tokens);
+    outcome.expert_load.add_most(tokens / 4);
+  }
+  metrics.RecordStep(outcome, TimePoint());
+  const std::string series = "whalepod:expert_load_max_over_mean{model_name=\"m\",layer=";
+  EXPECT_EQ(Value(metrics.Text(), series + "\"3\"}"), 2);
+  EXPECT_EQ(Value(metrics.Text(), series + "\"4\"}"), std::nullopt);
+  // What ran nothing keeps what it had.
+  outcome.expert_load.set_tokens(0, 0);
+  outcome.expert_load.set_most(0, 0);
+  metrics.RecordStep(outcome, TimePoint());
+  EXPECT_EQ(Value(metrics.Text(), series + "\"3\"}"), 2);
+}
+
 TEST(ServingMetrics, HttpResponses) {
   ServingMetrics metrics("m");
   metrics.RecordHttpResponse("/health", 200);
