@@ -74,6 +74,10 @@ LogScope::LogScope(std::vector<LogField> fields) : fields_(std::move(fields)), o
 
 LogScope::~LogScope() { innermost = outer_; }
 
+std::map<std::string, LogFormat> LogFormats() {
+  return {{"text", LogFormat::kText}, {"json", LogFormat::kJson}};
+}
+
 void SetLogRank(int value) { rank = value; }
 void SetLogEpoch(uint64_t value) { epoch = value; }
 void SetLogStep(uint64_t value) { step = value; }

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -14,6 +15,8 @@
 namespace whalepod {
 
 enum class LogFormat { kText, kJson };
+// By name, for flags.
+std::map<std::string, LogFormat> LogFormats();
 
 // Call once at the start of main(). `process` names this process in every line ("coordinator",
 // "worker 3"). The level comes from WHALEPOD_LOG (trace, debug, info, warn, error), default info.
@@ -34,6 +37,7 @@ struct LogField {
 // name counts.
 class LogScope {
  public:
+  explicit LogScope(const LogField& field) : LogScope(std::vector<LogField>{field}) {}
   explicit LogScope(std::vector<LogField> fields);
   ~LogScope();
   LogScope(const LogScope&) = delete;

@@ -192,6 +192,7 @@ absl::Status CoordinatorServer::MakePlanFor(const std::vector<v1::Hello>& hellos
 absl::Status CoordinatorServer::Listen() {
   ASSIGN_OR_RETURN(epochs_, EpochStore::Open(options_.state_dir));
   ASSIGN_OR_RETURN(epoch_, epochs_->Next());
+  SetLogEpoch(epoch_);
   FleetOptions fleet = FleetOptionsOf(options_, epoch_);
   fleet.predict = [model = StepTime(plan_)](const v1::StepPlan& step) { return model.Of(step); };
   fleet_ = std::make_unique<Fleet>(std::move(fleet));
@@ -252,6 +253,7 @@ absl::Status CoordinatorServer::StartEngine() {
   running->SetOnBroken([this](const absl::Status& status) { fleet_->Abort(status); });
   metrics_.NoteTotals(Clock::Real()->Now());
   fleet_->SetOnStep([this, running](StepOutcome outcome) {
+    SetLogStep(outcome.step);
     metrics_.RecordStep(outcome, Clock::Real()->Now());
     running->OnStepDone(std::move(outcome));
   });

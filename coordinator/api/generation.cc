@@ -107,6 +107,7 @@ void Generation::SubmitLocked(const SchedulerRequest& request, uint32_t n) {
     choices_[i].sequence = *sequence;
   }
   record_.OnSubmitted(n, prompt_tokens_, request.sampling.max_tokens());
+  const LogScope scope(LogField{"request_id", absl::string_view(request_id_)});
   spdlog::debug("request {}: sequence {} and {} more, {} prompt tokens", request_id_,
                 choices_[0].sequence, n - 1, prompt_tokens_);
   if (request.sampling.has_prompt_logprobs()) {
@@ -170,6 +171,7 @@ void Generation::TakeToken(uint32_t index, const v1::SampledToken& token) {
     ++choice.completion_tokens;
     const bool stopped = ParseLocked(choice, token.token_id());
     if (write_in_flight_ && now - write_since_ > kWriteStall) {
+      const LogScope scope(LogField{"request_id", absl::string_view(request_id_)});
       spdlog::warn("request {}: the client has read nothing for {} s, cancelled", request_id_,
                    kWriteStall.count());
       record_.OnStalled();

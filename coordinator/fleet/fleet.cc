@@ -128,6 +128,7 @@ absl::StatusOr<int> Fleet::OnHello(std::shared_ptr<WorkerLink> link, const v1::H
   state.phase = v1::PHASE_JOINED;
   state.last_heard = options_.clock->Now();
   ReportLocked(rank, "that it joined");
+  const LogScope scope(LogField{"rank", int64_t{rank}});
   spdlog::info("epoch {}: {} joined ({}, {} of {})", options_.epoch, NameLocked(rank),
                hello.instruction_path(), CountDoneLocked(v1::PHASE_JOINED), options_.ranks);
   changed_.notify_all();
@@ -135,6 +136,7 @@ absl::StatusOr<int> Fleet::OnHello(std::shared_ptr<WorkerLink> link, const v1::H
 }
 
 void Fleet::OnMessage(int rank, v1::AttachRequest message) {
+  const LogScope scope(LogField{"rank", int64_t{rank}});
   std::lock_guard lock(mu_);
   ranks_[rank].last_heard = options_.clock->Now();
   // Nothing said in another epoch counts. A heartbeat or failure before the plan has none yet.
@@ -173,6 +175,7 @@ void Fleet::OnMessage(int rank, v1::AttachRequest message) {
 }
 
 void Fleet::OnClosed(int rank) {
+  const LogScope scope(LogField{"rank", int64_t{rank}});
   std::lock_guard lock(mu_);
   RankState& state = ranks_[rank];
   if (state.closed) return;

@@ -87,6 +87,7 @@ void Fleet::CheckHeartbeatsLocked(TimePoint now) {
     if (state.link == nullptr || state.closed) continue;
     const Duration silence = now - state.last_heard;
     if (silence >= options_.heartbeat_timeout) {
+      const LogScope scope(LogField{"rank", int64_t{rank}});
       std::string also;
       if (suspicion_) also = absl::StrCat("; before that ", suspicion_->status.message());
       FailLocked(absl::UnavailableError(absl::StrCat(
