@@ -50,6 +50,7 @@ bool Frontend::ready() const { return Now().not_ready.ok(); }
 std::shared_ptr<const ServedModel> Frontend::model() const { return Now().model; }
 
 std::string Frontend::MetricsText() const {
+  std::lock_guard lock(scrape_mu_);
   const Serving serving = Now();
   if (serving.engine != nullptr) metrics_->SetScheduler(serving.engine->Stats());
   v1::GetStatusResponse status;

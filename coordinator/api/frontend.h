@@ -75,6 +75,7 @@ class Frontend {
   const StatusFn status_;
   ServingMetrics* const metrics_;
   const Clock* const clock_;
+  mutable std::mutex scrape_mu_;  // a scrape sets what it then reads
   mutable std::mutex mu_;
   Serving serving_;
   const uint32_t id_prefix_;

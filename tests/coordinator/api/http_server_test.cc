@@ -123,6 +123,45 @@ TEST_F(HttpServerTest, ManyConnectionsGetTheirOwnTokens) {
   loopback_.ExpectAllFreed();
 }
 
+TEST_F(HttpServerTest, MetricsWhileRequestsRun) {
+  loopback_.SetReady();
+  std::atomic<bool> done{false};
+  std::vector<std::thread> scrapers;
+  for (int i = 0; i < 2; ++i) {
+    scrapers.emplace_back([&] {
+      Connection connection(server_->port());
+      while (!done) {
+        connection.Send(http::verb::get, "/metrics", "");
+        EXPECT_THAT(connection.Receive().body(), HasSubstr("vllm:num_requests_running"));
+      }
+    });
+  }
+  constexpr int kClients = 3, kRequests = 5, kTokens = 12;
+  std::vector<std::thread> clients;
+  for (uint32_t c = 0; c < kClients; ++c) {
+    clients.emplace_back([&, c] {
+      for (uint32_t i = 0; i < kRequests; ++i) {
+        EXPECT_EQ(Ask(Body(10 * c + i, kTokens, false)).result_int(), 200u);
+      }
+    });
+  }
+  for (std::thread& client : clients) client.join();
+  EXPECT_EQ(Ask("{").result_int(), 400u);
+  done = true;
+  for (std::thread& scraper : scrapers) scraper.join();
+  const std::string text = loopback_.frontend->MetricsText();
+  const auto has = [&](const std::string& series, int value) {
+    EXPECT_THAT(text, HasSubstr(absl::StrCat("\n", series, " ", value, "\n")));
+  };
+  constexpr int kAll = kClients * kRequests;
+  has("vllm:generation_tokens_total{model_name=\"r1-draft\"}", kAll * kTokens);
+  has("vllm:request_queue_time_seconds_count{model_name=\"r1-draft\"}", kAll);
+  has("vllm:inter_token_latency_seconds_count{model_name=\"r1-draft\"}", kAll * (kTokens - 1));
+  const std::string requests = "whalepod:requests_total{model_name=\"r1-draft\",transport=\"http\"";
+  has(requests + ",outcome=\"finished\"}", kAll);
+  has(requests + ",outcome=\"rejected\"}", 1);
+}
+
 TEST_F(HttpServerTest, ClientsThatLeaveFreeEverything) {
   loopback_.SetReady();
   for (const bool stream : {true, false}) {
