@@ -39,7 +39,7 @@ class ParserTest(unittest.TestCase):
 
 class MetricsTest(unittest.TestCase):
     def setUp(self):
-        self.deployment = Deployment("--tp", RANKS, "--ep", RANKS).__enter__()
+        self.deployment = Deployment("--tp", RANKS, "--ep", RANKS, "--heartbeat-timeout", PATIENCE).__enter__()
         self.addCleanup(self.deployment.__exit__)
         self.client = self.deployment.client
 
@@ -161,7 +161,7 @@ class MetricsTest(unittest.TestCase):
             busy = metrics.get("whalepod:rank_step_seconds_sum", rank=str(rank))
             self.assertGreater(busy, 0)
             self.assertLess(busy, metrics.get("whalepod:step_duration_seconds_sum"))
-            self.assertLess(metrics.get("whalepod:rank_heartbeat_age_seconds", rank=str(rank)), 1.5)
+            self.assertLess(metrics.get("whalepod:rank_heartbeat_age_seconds", rank=str(rank)), PATIENCE)
         self.check_a_cancelled_request(metrics)
 
     def test_expert_load(self):
