@@ -62,6 +62,14 @@ void AddSizes(CLI::App& app, ServeOptions& o) {
       ->check(CLI::Range(int64_t{0}, int64_t{1024}));
   Add(app, "--max-waiting", o.max_waiting, "requests that may queue")
       ->check(CLI::Range(1, 1 << 20));
+  Add(app, "--max-waiting-tokens", o.max_waiting_tokens, "prompt tokens that may queue")
+      ->check(CLI::Range(uint64_t{1}, uint64_t{1} << 40));
+  WithEnvironment(app.add_flag("--enable-prefix-caching,!--no-enable-prefix-caching",
+                               o.enable_prefix_caching,
+                               "keep the KV cache of prompts for those that begin alike"));
+  Add(app, "--priority-ageing", o.priority_ageing,
+      "seconds of waiting that make up for one point of priority")
+      ->check(CLI::Range(0.001, 1e6));
   Add(app, "--min-prefill-chunk", o.min_prefill_chunk,
       "a prompt is cut into pieces of at least this many tokens")
       ->check(CLI::Range(1, 1 << 20))

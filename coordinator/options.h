@@ -32,6 +32,9 @@ struct ServeOptions {
   uint64_t kv_cache_bytes = 0;  // a host
   int64_t threads_per_rank = 0;
   uint32_t max_waiting = 1024;
+  uint64_t max_waiting_tokens = 4 << 20;
+  bool enable_prefix_caching = true;
+  double priority_ageing = 5;  // seconds
   uint32_t min_prefill_chunk = 512;
 
   // Where. Port 0: any free one.

@@ -130,6 +130,9 @@ SchedulerConfig SchedulerConfigOf(const ServeOptions& options, const v1::Shardin
   config.max_num_batched_tokens = static_cast<uint32_t>(runtime.max_num_batched_tokens());
   config.max_model_len = static_cast<uint32_t>(runtime.max_model_len());
   config.max_waiting = options.max_waiting;
+  config.max_waiting_tokens = options.max_waiting_tokens;
+  config.prefix_cache = options.enable_prefix_caching;
+  config.ageing = Seconds(options.priority_ageing);
   config.min_chunk = options.min_prefill_chunk;
   config.first_step = Fleet::kFirstStep;
   for (const int64_t id : plan.model().eos_token_ids()) {

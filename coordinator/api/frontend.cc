@@ -67,20 +67,22 @@ absl::Status Frontend::RunTextWork(std::function<void()> work) {
 
 void Frontend::Generate(std::shared_ptr<Generation> generation,
                         std::shared_ptr<const v1::GenerateRequest> request) {
+  const TimePoint arrival = clock_->Now();
   if (request->has_token_ids()) {
-    Begin(generation.get(), *request);
+    Begin(generation.get(), *request, arrival);
     return;
   }
-  const absl::Status queued =
-      RunTextWork([this, generation, request] { Begin(generation.get(), *request); });
+  const absl::Status queued = RunTextWork(
+      [this, generation, request, arrival] { Begin(generation.get(), *request, arrival); });
   if (!queued.ok()) generation->Refuse(queued);
 }
 
-void Frontend::Begin(Generation* generation, const v1::GenerateRequest& request) {
+void Frontend::Begin(Generation* generation, const v1::GenerateRequest& request,
+                     TimePoint arrival) {
   const Serving serving = Now();
   // What is wrong with the request itself can be told only once the limits are known.
   if (!serving.not_ready.ok()) return generation->Refuse(NotReady(serving.not_ready));
-  absl::StatusOr<CheckedGenerate> checked = ValidateGenerate(*serving.model, request);
+  absl::StatusOr<CheckedGenerate> checked = ValidateGenerate(*serving.model, request, arrival);
   if (!checked.ok()) return generation->Refuse(checked.status());
   std::string id = request.request_id();
   if (id.empty()) {

@@ -60,7 +60,7 @@ class Frontend {
   Serving Now() const;
   // Says how far the deployment is, where it is on its way.
   absl::Status NotReady(const absl::Status& why) const;
-  void Begin(Generation* generation, const v1::GenerateRequest& request);
+  void Begin(Generation* generation, const v1::GenerateRequest& request, TimePoint arrival);
 
   const StatusFn status_;
   const Clock* const clock_;

@@ -38,6 +38,7 @@ class Generation::Sink final : public RequestSink {
   void OnPrompt(absl::Span<const v1::PromptLogprob> tokens) override {
     stream_->TakePrompt(tokens);
   }
+  void OnStart(uint32_t cached_tokens) override { stream_->TakeStart(choice_, cached_tokens); }
   void OnToken(const v1::SampledToken& token) override { stream_->TakeToken(choice_, token); }
   void OnFinished(v1::FinishReason reason) override { stream_->TakeEnd(choice_, reason); }
   void OnError(const absl::Status& status) override { stream_->TakeError(status); }
@@ -146,6 +147,11 @@ void Generation::TakePrompt(absl::Span<const v1::PromptLogprob> tokens) {
   CancelSequences();
 }
 
+void Generation::TakeStart(uint32_t index, uint32_t cached_tokens) {
+  std::lock_guard lock(mu_);
+  choices_[index].cached_tokens = cached_tokens;
+}
+
 void Generation::TakeToken(uint32_t index, const v1::SampledToken& token) {
   uint64_t unwanted = 0;
   {
@@ -177,7 +183,10 @@ void Generation::TakeToken(uint32_t index, const v1::SampledToken& token) {
 
 bool Generation::ParseLocked(Choice& choice, uint32_t token) {
   if (!choice.parser.has_value()) return false;
+  const bool reasoned = choice.parser->in_reasoning();
   choice.parser->Add(token, spans_);
+  // Tags are none: the first one is read before, the last one after the state changes.
+  if (reasoned && choice.parser->in_reasoning()) ++choice.reasoning_tokens;
   return TakeSpansLocked(choice, /*last=*/false);
 }
 
@@ -200,7 +209,9 @@ void Generation::EndLocked(Choice& choice, v1::FinishReason reason) {
   finished->set_reason(reason);
   finished->set_choice(static_cast<uint32_t>(&choice - choices_.data()));
   finished->mutable_usage()->set_prompt_tokens(prompt_tokens_);
+  finished->mutable_usage()->set_cached_tokens(choice.cached_tokens);
   finished->mutable_usage()->set_completion_tokens(choice.completion_tokens);
+  finished->mutable_usage()->set_reasoning_tokens(choice.reasoning_tokens);
   if (choice.stops.has_value()) finished->set_stop(choice.stops->stopped_by());
 }
 

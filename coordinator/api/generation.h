@@ -61,13 +61,14 @@ class Generation final : public std::enable_shared_from_this<Generation> {
     std::optional<ReasoningParser> parser;  // of a model with a tokenizer
     std::optional<StopStrings> stops;       // likewise
     uint64_t sequence = 0;                  // 0: not with the engine
-    uint32_t completion_tokens = 0;
+    uint32_t cached_tokens = 0, completion_tokens = 0, reasoning_tokens = 0;
     v1::GenerateResponse tokens, finished;  // to be written
     bool ended = false;                     // `finished` is made
   };
 
   // From the engine's thread.
   void TakePrompt(absl::Span<const v1::PromptLogprob> tokens);
+  void TakeStart(uint32_t choice, uint32_t cached_tokens);
   void TakeToken(uint32_t choice, const v1::SampledToken& token);
   void TakeEnd(uint32_t choice, v1::FinishReason reason);
   void TakeError(const absl::Status& status);

@@ -115,12 +115,16 @@ Json OpenAiResponse::Chunk(uint32_t choice, Json delta, Json logprobs, Json fini
 }
 
 Json OpenAiResponse::Usage() const {
-  uint32_t generated = 0;
-  for (const Choice& choice : choices_) generated += choice.generated;
+  uint32_t generated = 0, reasoning = 0;
+  for (const Choice& choice : choices_) {
+    generated += choice.generated;
+    reasoning += choice.finished.usage().reasoning_tokens();
+  }
   return {{"prompt_tokens", prompt_tokens_},
           {"completion_tokens", generated},
           {"total_tokens", prompt_tokens_ + generated},
-          {"prompt_tokens_details", {{"cached_tokens", cached_tokens_}}}};
+          {"prompt_tokens_details", {{"cached_tokens", cached_tokens_}}},
+          {"completion_tokens_details", {{"reasoning_tokens", reasoning}}}};
 }
 
 Json OpenAiResponse::TokenLogprob(uint32_t id, float logprob) const {
@@ -229,6 +233,7 @@ std::string OpenAiResponse::Events(const v1::GenerateResponse& message) {
   if (message.has_tokens()) return TokenEvents(message.tokens());
   if (!message.has_finished()) return "";
   const v1::GenerateResponse::Finished& finished = message.finished();
+  choices_[finished.choice()].finished = finished;
   prompt_tokens_ = finished.usage().prompt_tokens();
   cached_tokens_ = finished.usage().cached_tokens();
   Json chunk =

@@ -26,8 +26,8 @@ namespace whalepod {
 // What all ranks answered to one step.
 struct StepOutcome {
   uint64_t step = 0;
-  std::vector<std::vector<v1::SampledToken>> group_tokens;  // per DP group
-  std::vector<v1::PromptLogprob> prompt;                    // of all; a sequence's are together
+  std::vector<GroupResult> groups;        // by DP group
+  std::vector<v1::PromptLogprob> prompt;  // of all; a sequence's are together
 };
 
 // Where steps go; the fleet. Send must not block and must not call back into the engine.
@@ -42,6 +42,8 @@ class StepSender {
 class RequestSink {
  public:
   virtual ~RequestSink() = default;
+  // Before the first token: how many of the prompt's were found in the prefix cache.
+  virtual void OnStart(uint32_t cached_tokens) {}
   virtual void OnToken(const v1::SampledToken& token) = 0;
   // Some of the prompt's tokens in order, all of them before OnToken; where they are asked for.
   virtual void OnPrompt(absl::Span<const v1::PromptLogprob> tokens) {}
@@ -53,6 +55,7 @@ class Engine {
  public:
   struct Options {
     StepSender* sender = nullptr;  // not owned, outlives the engine
+    const Clock* clock = Clock::Real();
     std::chrono::milliseconds idle_step{1000};
     int steps_ahead = 2;
   };
@@ -103,6 +106,7 @@ class Engine {
 
   void Loop();
   bool CanStepLocked(bool idle_due) const;
+  void TakeEventsLocked(std::vector<SequenceEvent> events, std::vector<Delivery>* deliveries);
   void CommitLocked(StepOutcome outcome, std::vector<Delivery>* deliveries);
   void FailLocked(absl::Status status);
   void TakePromptLocked(std::vector<v1::PromptLogprob> prompt, std::vector<Delivery>* deliveries);

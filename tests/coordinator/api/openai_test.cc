@@ -99,7 +99,9 @@ TEST(OpenAiRequest, ErrorsNameTheField) {
   EXPECT_EQ(BadParam(R"(,"top_logprobs":2)"), "top_logprobs");
   EXPECT_EQ(BadParam(R"(,"tools":[{}])"), "tools");
   EXPECT_EQ(BadParam(R"(,"response_format":{"type":"json_object"})"), "response_format");
-  EXPECT_EQ(BadParam(R"(,"priority":3)"), "priority");
+  EXPECT_EQ(BadParam(R"(,"priority":"high")"), "priority");
+  EXPECT_EQ(BadParam(R"(,"thinking_token_budget":-1)"), "thinking_token_budget");
+  EXPECT_EQ(BadParam(R"(,"timeout_ms":1.5)"), "timeout_ms");
   // What asks for nothing is taken.
   EXPECT_EQ(BadParam(R"(,"tools":[],"tool_choice":"none","response_format":{"type":"text"},
                         "priority":0,"echo":false,"best_of":1,"max_tokens":4.0)"),
