@@ -83,6 +83,12 @@ void AddPlaces(CLI::App& app, ServeOptions& o) {
       ->check(CLI::Range(0, 65535));
   Add(app, "--control-port", o.control_port, "for workers; 0: any free one")
       ->check(CLI::Range(0, 65535));
+  WithEnvironment(app.add_option("--api-key", o.api_keys,
+                                 "KEY or NAME:KEY that clients must show; may be given several "
+                                 "times, in the environment with commas between"))
+      ->delimiter(',')
+      ->expected(1)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
   Add(app, "--state-dir", o.state_dir, "folder that keeps the epoch number over restarts");
   const auto seconds = CLI::Range(0.001, 1e6);
   Add(app, "--join-timeout", o.join_timeout, "seconds until all workers are here")->check(seconds);

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "CLI/CLI.hpp"
 #include "absl/status/statusor.h"
@@ -42,7 +43,8 @@ struct ServeOptions {
   int port = 8000;  // HTTP
   int grpc_port = 50051;
   int control_port = 50052;
-  std::string state_dir;  // empty: epochs are not kept
+  std::vector<std::string> api_keys;  // KEY or NAME:KEY; none: everybody may ask
+  std::string state_dir;              // empty: epochs are not kept
 
   // Seconds.
   double join_timeout = 60, plan_timeout = 10, load_timeout = 600, connect_timeout = 15,

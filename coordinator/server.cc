@@ -200,8 +200,10 @@ absl::Status CoordinatorServer::Listen() {
   fleet_ = std::make_unique<Fleet>(std::move(fleet));
   fleet_->SetOnFailed([this](const absl::Status& status) { NoteFailure(status); });
 
+  ASSIGN_OR_RETURN(ApiKeys keys, ApiKeys::Parse(options_.api_keys));
   frontend_ = std::make_unique<Frontend>(
-      DescribeModel(), [this](v1::GetStatusResponse* status) { FillStatus(status); });
+      DescribeModel(), [this](v1::GetStatusResponse* status) { FillStatus(status); },
+      std::move(keys));
   ASSIGN_OR_RETURN(
       api_, ApiServer::Start({.host = options_.host, .port = options_.grpc_port}, frontend_.get()));
   ASSIGN_OR_RETURN(
@@ -368,6 +370,8 @@ void CoordinatorServer::FillStatus(v1::GetStatusResponse* status) const {
   status->set_steps(stats.steps);
   status->set_kv_blocks_total(stats.blocks_total);
   status->set_kv_blocks_used(stats.blocks_owned);
+  status->set_kv_blocks_cached(stats.blocks_cached);
+  status->set_preemptions(stats.preemptions);
 }
 
 }  // namespace whalepod

@@ -11,6 +11,7 @@
 
 #include "absl/status/status.h"
 #include "base/clock.h"
+#include "coordinator/api/api_keys.h"
 #include "coordinator/api/generation.h"
 #include "coordinator/api/validate.h"
 #include "coordinator/api/work_pool.h"
@@ -26,7 +27,8 @@ class Frontend {
   using StatusFn = std::function<void(v1::GetStatusResponse*)>;
 
   // Not ready; `model` is told in the meantime.
-  Frontend(ServedModel model, StatusFn status, const Clock* clock = Clock::Real());
+  Frontend(ServedModel model, StatusFn status, ApiKeys keys = ApiKeys(),
+           const Clock* clock = Clock::Real());
 
   // From now on requests go to `engine`, which outlives this.
   void SetReady(ServedModel model, Engine* engine);
@@ -38,10 +40,15 @@ class Frontend {
   void FillStatus(v1::GetStatusResponse* status) const { status_(status); }
   const Clock* clock() const { return clock_; }
 
+  // Who asks, by the header `authorization`; see ApiKeys. Everything but health asks this first.
+  absl::StatusOr<std::string> CallerOf(absl::string_view authorization) const {
+    return keys_.NameOf(authorization);
+  }
+
   // Checks a request and begins `generation` with it, or refuses it; may return before that. Text
-  // is encoded on threads of its own.
+  // is encoded on threads of its own. `caller`: CallerOf's, whose share it takes.
   void Generate(std::shared_ptr<Generation> generation,
-                std::shared_ptr<const v1::GenerateRequest> request);
+                std::shared_ptr<const v1::GenerateRequest> request, std::string caller);
 
   // Errors as the answer to a client.
   absl::Status Tokenize(const v1::TokenizeRequest& request, v1::TokenizeResponse* response) const;
@@ -60,9 +67,11 @@ class Frontend {
   Serving Now() const;
   // Says how far the deployment is, where it is on its way.
   absl::Status NotReady(const absl::Status& why) const;
-  void Begin(Generation* generation, const v1::GenerateRequest& request, TimePoint arrival);
+  void Begin(Generation* generation, const v1::GenerateRequest& request, const std::string& caller,
+             TimePoint arrival);
 
   const StatusFn status_;
+  const ApiKeys keys_;
   const Clock* const clock_;
   mutable std::mutex mu_;
   Serving serving_;

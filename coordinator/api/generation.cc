@@ -10,8 +10,6 @@
 namespace whalepod {
 namespace {
 
-// A client that takes nothing for this long has its generation cancelled.
-constexpr std::chrono::seconds kWriteStall(30);
 // Of one message: with 20 best ids each a quarter of a megabyte, and clients take four.
 constexpr int kMostPromptTokens = 1024;
 
@@ -164,10 +162,12 @@ void Generation::TakeToken(uint32_t index, const v1::SampledToken& token) {
     FillPieceLocked(out);
     if (token.has_logprob()) FillLogprobs(token, out);
     ++choice.completion_tokens;
+    choice.unread += 1 + static_cast<uint32_t>(token.top_size());
     const bool stopped = ParseLocked(choice, token.token_id());
-    if (write_in_flight_ && clock_->Now() - write_since_ > kWriteStall) {
-      spdlog::warn("request {}: the client has read nothing for {} s, cancelled", request_id_,
-                   kWriteStall.count());
+    if (write_in_flight_ &&
+        (choice.unread > limits_.unread || clock_->Now() - write_since_ > limits_.stall)) {
+      spdlog::warn("request {}: the client reads too slowly, cancelled with {} tokens unread",
+                   request_id_, choice.tokens.tokens().tokens_size());
       writer_->Abandon();
       return;
     }
@@ -267,7 +267,10 @@ bool Generation::TakeDueLocked(v1::GenerateResponse* message) {
     return true;
   }
   for (Choice& choice : choices_) {
-    if (choice.tokens.has_tokens()) return take(choice.tokens);
+    if (choice.tokens.has_tokens()) {
+      choice.unread = 0;
+      return take(choice.tokens);
+    }
     if (choice.finished.has_finished()) return take(choice.finished);
   }
   return false;

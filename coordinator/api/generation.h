@@ -37,9 +37,20 @@ class ResponseWriter {
 // until the transport and the engine have both let it go.
 class Generation final : public std::enable_shared_from_this<Generation> {
  public:
+  // A client that reads more slowly is cancelled.
+  struct Limits {
+    // It has taken nothing for so long,
+    Duration stall = std::chrono::seconds(30);
+    // or so much of a choice waits for it: tokens, and the best ids that come with them. About two
+    // megabytes, and clients take messages of four.
+    uint32_t unread = 1 << 17;
+  };
+
   // A call that waits for Begin or Refuse, one of which must follow. `writer` outlives its last
   // call (see there).
-  Generation(ResponseWriter* writer, const Clock* clock) : writer_(writer), clock_(clock) {}
+  Generation(ResponseWriter* writer, const Clock* clock, const Limits& limits)
+      : writer_(writer), clock_(clock), limits_(limits) {}
+  Generation(ResponseWriter* writer, const Clock* clock) : Generation(writer, clock, Limits()) {}
 
   // Submits what was asked for, all choices or none; `engine` outlives the call.
   void Begin(Engine* engine, CheckedGenerate checked, std::string request_id,
@@ -63,6 +74,7 @@ class Generation final : public std::enable_shared_from_this<Generation> {
     uint64_t sequence = 0;                  // 0: not with the engine
     uint32_t cached_tokens = 0, completion_tokens = 0, reasoning_tokens = 0;
     v1::GenerateResponse tokens, finished;  // to be written
+    uint32_t unread = 0;                    // tokens in `tokens`, and the best ids with them
     bool ended = false;                     // `finished` is made
   };
 
@@ -93,6 +105,7 @@ class Generation final : public std::enable_shared_from_this<Generation> {
 
   ResponseWriter* const writer_;
   const Clock* const clock_;
+  const Limits limits_;
   std::string request_id_;
   std::shared_ptr<const Tokenizer> tokenizer_;  // null: none
   uint32_t min_tokens_ = 0;                     // stop strings are looked for after them

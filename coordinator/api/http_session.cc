@@ -57,7 +57,8 @@ class HttpSession::Completion final : public ResponseWriter,
   // only by it.
   void Begin() {
     session_->frontend_->Generate(
-        generation_, std::shared_ptr<const v1::GenerateRequest>(shared_from_this(), &request_));
+        generation_, std::shared_ptr<const v1::GenerateRequest>(shared_from_this(), &request_),
+        session_->caller_);
   }
 
   // From any thread, under the generation's lock.
@@ -290,6 +291,11 @@ void HttpSession::Route() {
   if (path == "/healthz" || path == "/livez" || path == "/ping") return Reply(200, "");
   if (path == "/version")
     return Reply(200, absl::StrCat("{\"version\":\"", WHALEPOD_VERSION, "\"}"));
+  const auto authorization = request_.find(http::field::authorization);
+  absl::StatusOr<std::string> caller = frontend_->CallerOf(
+      authorization == request_.end() ? absl::string_view() : View(authorization->value()));
+  if (!caller.ok()) return ReplyError(caller.status());
+  caller_ = *std::move(caller);
   if (path == "/v1/models") return ListModels("");
   if (one_model && get) return ListModels(path.substr(sizeof("/v1/models/") - 1));
   if (path == "/v1/chat/completions") return Complete(ParseChatCompletion(body));

@@ -60,6 +60,7 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
   boost::beast::flat_buffer buffer_;
   std::optional<boost::beast::http::request_parser<boost::beast::http::string_body>> parser_;
   Request request_;
+  std::string caller_;  // who asks
   std::shared_ptr<Completion> completion_;
   bool closing_ = false;
   bool busy_ = false;  // a request is being answered

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
@@ -36,6 +37,8 @@ HttpCode CodeOf(const absl::Status& status) {
     case absl::StatusCode::kOutOfRange:
     case absl::StatusCode::kFailedPrecondition:
       return {400, "invalid_request_error"};
+    case absl::StatusCode::kUnauthenticated:
+      return {401, "invalid_request_error"};
     case absl::StatusCode::kNotFound:
       return {404, "invalid_request_error"};
     case absl::StatusCode::kResourceExhausted:
@@ -67,11 +70,12 @@ HttpError ToHttpError(const absl::Status& status) {
   HttpError error;
   error.status = code.status;
   if (detail) error.retry_after_ms = detail->retry_delay_ms();
-  error.body = Dump({{"error",
-                      {{"message", std::string(status.message())},
-                       {"type", code.type},
-                       {"param", param},
-                       {"code", detail ? Json(detail->reason()) : Json()}}}});
+  error.body =
+      Dump({{"error",
+             {{"message", std::string(status.message())},
+              {"type", code.type},
+              {"param", param},
+              {"code", detail ? Json(absl::AsciiStrToLower(detail->reason())) : Json()}}}});
   return error;
 }
 

@@ -37,7 +37,7 @@ void PrintText(const v1::GetStatusResponse& status, const v1::GetModelResponse& 
 }
 
 int Status(const Flags& flags) {
-  Client client(flags.endpoint);
+  Client client(flags.endpoint, flags.api_key);
   const absl::StatusOr<v1::GetStatusResponse> status = client.GetStatus();
   if (!status.ok()) return ReportError(Annotate(status.status(), flags.endpoint));
   if (flags.json) {

@@ -119,7 +119,7 @@ TEST(OpenAiResponse, ErrorsAreOpenAis) {
   EXPECT_EQ(bad.status, 400);
   const Json error = Json::parse(bad.body)["error"];
   EXPECT_EQ(error["param"], "n");
-  EXPECT_EQ(error["code"], "OUT_OF_RANGE");
+  EXPECT_EQ(error["code"], "out_of_range");
   EXPECT_EQ(error["type"], "invalid_request_error");
   const HttpError full =
       ToHttpError(WithRetryDelay(absl::ResourceExhaustedError("full"), "QUEUE_FULL", 1500));
