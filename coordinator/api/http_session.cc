@@ -46,10 +46,10 @@ class HttpSession::Completion final : public ResponseWriter,
  public:
   Completion(std::shared_ptr<HttpSession> session, OpenAiRequest request)
       : session_(std::move(session)),
-        request_(std::move(request.generate)),
         stream_(request.stream),
-        response_(request, std::max(1u, request_.options().n()),
+        response_(request, std::max(1u, request.generate.options().n()),
                   session_->frontend_->model()->text.tokenizer, SecondsNow()),
+        request_(std::move(request.generate)),
         generation_(std::make_shared<Generation>(this, session_->frontend_->clock())),
         heartbeat_(session_->executor()) {}
 
@@ -210,9 +210,9 @@ class HttpSession::Completion final : public ResponseWriter,
   }
 
   const std::shared_ptr<HttpSession> session_;
-  const v1::GenerateRequest request_;
   const bool stream_;
   OpenAiResponse response_;
+  const v1::GenerateRequest request_;
   const std::shared_ptr<Generation> generation_;
   asio::steady_timer heartbeat_;
   std::optional<http::response<http::empty_body>> header_;

@@ -212,7 +212,7 @@ void RefuseWhatIsNotBuilt(Fields& fields) {
   for (const char* key :
        {"tools", "functions", "tool_choice", "function_call", "guided_json", "guided_regex",
         "guided_choice", "guided_grammar", "structured_outputs", "suffix", "prompt_logprobs",
-        "continue_final_message", "echo", "use_beam_search"}) {
+        "continue_final_message", "use_beam_search"}) {
     const Json* value = fields.Find(key);
     if (value == nullptr || *value == false || *value == "none" || *value == "") continue;
     if (value->is_array() && value->empty()) continue;
@@ -313,6 +313,8 @@ void ReadCompletion(Fields& fields, OpenAiRequest* request) {
     request->logprobs = true;
     options->set_logprobs(*top);
   }
+  request->echo = fields.Bool("echo");
+  if (request->echo && request->logprobs) options->set_prompt_logprobs(options->logprobs());
 }
 
 // A body read by `read`, which leaves what is wrong in the fields.

@@ -1,6 +1,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "absl/strings/str_split.h"
 #include "coordinator/api/errors.h"
 #include "coordinator/api/openai_request.h"
 #include "coordinator/api/openai_response.h"
@@ -167,6 +168,42 @@ TEST(OpenAiResponse, ChoicesAreKeptApart) {
   EXPECT_EQ(json["choices"][1]["message"]["content"], "bb");
   EXPECT_EQ(json["usage"]["completion_tokens"], 3);
   EXPECT_EQ(json["usage"]["prompt_tokens"], 3);
+}
+
+// The prompt's tokens come first, of which the first has no logprob.
+TEST(OpenAiResponse, EchoBeginsEveryChoice) {
+  OpenAiRequest request =
+      ParseCompletion(R"({"prompt":"Say","echo":true,"logprobs":0,"n":2})").value();
+  EXPECT_TRUE(request.generate.options().has_prompt_logprobs());
+  v1::GenerateResponse prompt;
+  prompt.mutable_prompt()->add_tokens()->set_token_id(5);
+  prompt.mutable_prompt()->add_tokens()->set_token_id(6);
+  prompt.mutable_prompt()->mutable_tokens(1)->set_logprob(-2);
+  OpenAiResponse whole(request, 2, nullptr, 0), streamed(request, 2, nullptr, 0);
+  std::vector<std::string> texts(2);
+  std::vector<Json> logprobs(2, Json::array());
+  for (const v1::GenerateResponse& message :
+       {prompt, Tokens(1, v1::SPAN_KIND_ANSWER, " b"), Tokens(0, v1::SPAN_KIND_ANSWER, " a"),
+        Finished(0), Finished(1)}) {
+    whole.Gather(message);
+    for (const absl::string_view line : absl::StrSplit(streamed.Events(message), "\n\n")) {
+      if (line.empty()) continue;
+      const Json choice = Json::parse(line.substr(sizeof("data: ") - 1))["choices"][0];
+      const size_t index = choice["index"];
+      texts[index] += choice["text"].get<std::string>();
+      if (choice["logprobs"].is_null()) continue;
+      for (const Json& value : choice["logprobs"]["token_logprobs"]) {
+        logprobs[index].push_back(value);
+      }
+    }
+  }
+  const Json json = Json::parse(whole.Whole());
+  for (size_t i = 0; i < 2; ++i) {
+    EXPECT_EQ(json["choices"][i]["text"], i == 0 ? "Say a" : "Say b");
+    EXPECT_EQ(json["choices"][i]["logprobs"]["token_logprobs"], Json({nullptr, -2.0, nullptr}));
+    EXPECT_EQ(texts[i], i == 0 ? "Say a" : "Say b");
+    EXPECT_EQ(logprobs[i], Json({nullptr, -2.0, nullptr}));
+  }
 }
 
 TEST(OpenAiResponse, ACompletionsTextHasTheTags) {
