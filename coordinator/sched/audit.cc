@@ -50,10 +50,12 @@ absl::Status Scheduler::AuditGroup(uint32_t g) const {
     } else {
       prefill_left += sequence->known() - sequence->computed;
     }
-    if (BlocksFor(Computed(*sequence)) > sequence->blocks.size()) {
-      return absl::InternalError(absl::StrCat("sequence ", sequence->id, " computes ",
-                                              Computed(*sequence), " tokens in ",
-                                              sequence->blocks.size(), " blocks"));
+    const uint32_t computed = Computed(*sequence);
+    const size_t blocks = sequence->blocks.size();
+    if (blocks < BlocksFor(computed) || blocks > BlocksFor(std::max(computed, sequence->known()))) {
+      return absl::InternalError(absl::StrCat("sequence ", sequence->id, " computes ", computed,
+                                              " of ", sequence->known(), " tokens in ", blocks,
+                                              " blocks"));
     }
     live_blocks += sequence->blocks.size();
     for (const uint32_t block : sequence->blocks) ++owners[block];

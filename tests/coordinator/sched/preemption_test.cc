@@ -78,6 +78,23 @@ TEST(Preemption, EqualPriorityWaits) {
   EXPECT_EQ(simulation.scheduler().Stats().preemptions, 0u);
 }
 
+TEST(Preemption, AJobThatHasWaitedLongEnoughIsLeftAlone) {
+  SchedulerConfig config = SmallConfig();
+  config.max_num_seqs = 1;
+  config.ageing = milliseconds(10);
+  Simulation simulation(config);
+  SchedulerRequest job = MakeRequest(6, 30, 1);
+  job.priority = 5;
+  const uint64_t job_id = simulation.Submit(job);
+  simulation.Step();
+  simulation.Advance(milliseconds(51));  // more than its five points
+  simulation.Submit(MakeRequest(4, 5, 2));
+  simulation.RunToEnd();
+  simulation.ExpectAllRight();
+  EXPECT_EQ(simulation.scheduler().Stats().preemptions, 0u);
+  EXPECT_EQ(Tokens(simulation, job_id), 30u);
+}
+
 TEST(PrefixCache, ASecondRequestComputesOnlyWhatDiffers) {
   Simulation simulation(SmallConfig());
   simulation.Submit(MakeRequest(14, 3, 1));
