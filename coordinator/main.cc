@@ -31,7 +31,7 @@ int Main(int argc, char** argv) {
   for (const int signal : {SIGTERM, SIGINT, SIGUSR1}) sigaddset(&signals, signal);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   signal(SIGPIPE, SIG_IGN);
-  whalepod::InitLogging("coordinator");
+  whalepod::InitLogging("coordinator", options.log_format);
 
   auto server = whalepod::CoordinatorServer::Start(options);
   if (!server.ok()) {

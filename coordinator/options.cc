@@ -116,6 +116,9 @@ void AddServeOptions(CLI::App& app, ServeOptions& options) {
       ->envname("WHALEPOD_MODEL");
   Add(app, "--served-model-name", options.served_model_name,
       "the model's name for clients; empty: the folder's");
+  WithEnvironment(app.add_option("--log-format", options.log_format,
+                                 "lines of the log, also of workers started here: text or json"))
+      ->transform(CLI::CheckedTransformer(LogFormats()));
   AddLayout(app, options);
   AddSizes(app, options);
   AddPlaces(app, options);

@@ -8,6 +8,7 @@
 
 #include "CLI/CLI.hpp"
 #include "absl/status/statusor.h"
+#include "base/log.h"
 #include "coordinator/checkpoint/checkpoint.h"
 #include "coordinator/plan/planner.h"
 
@@ -45,6 +46,7 @@ struct ServeOptions {
   int control_port = 50052;
   std::vector<std::string> api_keys;  // KEY or NAME:KEY; none: everybody may ask
   std::string state_dir;              // empty: epochs are not kept
+  LogFormat log_format = LogFormat::kText;
 
   // Seconds.
   double join_timeout = 60, plan_timeout = 10, load_timeout = 600, connect_timeout = 15,

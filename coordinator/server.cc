@@ -144,7 +144,7 @@ SchedulerConfig SchedulerConfigOf(const ServeOptions& options, const v1::Shardin
 }  // namespace
 
 CoordinatorServer::CoordinatorServer(const ServeOptions& options, Checkpoint checkpoint)
-    : options_(options), checkpoint_(std::move(checkpoint)) {}
+    : options_(options), checkpoint_(std::move(checkpoint)), metrics_(NameOf(options)) {}
 
 CoordinatorServer::~CoordinatorServer() {
   // Clients go first, then steps, then ranks: nobody calls into what is gone.
@@ -195,6 +195,7 @@ absl::Status CoordinatorServer::MakePlanFor(const std::vector<v1::Hello>& hellos
 absl::Status CoordinatorServer::Listen() {
   ASSIGN_OR_RETURN(epochs_, EpochStore::Open(options_.state_dir));
   ASSIGN_OR_RETURN(epoch_, epochs_->Next());
+  SetLogEpoch(epoch_);
   FleetOptions fleet = FleetOptionsOf(options_, epoch_);
   fleet.predict = [model = StepTime(plan_)](const v1::StepPlan& step) { return model.Of(step); };
   fleet_ = std::make_unique<Fleet>(std::move(fleet));
@@ -202,7 +203,7 @@ absl::Status CoordinatorServer::Listen() {
 
   ASSIGN_OR_RETURN(ApiKeys keys, ApiKeys::Parse(options_.api_keys));
   frontend_ = std::make_unique<Frontend>(
-      DescribeModel(), [this](v1::GetStatusResponse* status) { FillStatus(status); },
+      DescribeModel(), [this](v1::GetStatusResponse* status) { FillStatus(status); }, &metrics_,
       std::move(keys));
   ASSIGN_OR_RETURN(
       api_, ApiServer::Start({.host = options_.host, .port = options_.grpc_port}, frontend_.get()));
@@ -255,7 +256,12 @@ absl::Status CoordinatorServer::StartEngine() {
   auto engine = std::make_unique<Engine>(options, std::move(scheduler));
   Engine* const running = engine.get();
   running->SetOnBroken([this](const absl::Status& status) { fleet_->Abort(status); });
-  fleet_->SetOnStep([running](StepOutcome outcome) { running->OnStepDone(std::move(outcome)); });
+  metrics_.NoteTotals(Clock::Real()->Now());
+  fleet_->SetOnStep([this, running](StepOutcome outcome) {
+    SetLogStep(outcome.step);
+    metrics_.RecordStep(outcome, Clock::Real()->Now());
+    running->OnStepDone(std::move(outcome));
+  });
   {
     std::lock_guard lock(mu_);
     engine_ = std::move(engine);
@@ -372,6 +378,12 @@ void CoordinatorServer::FillStatus(v1::GetStatusResponse* status) const {
   status->set_kv_blocks_used(stats.blocks_owned);
   status->set_kv_blocks_cached(stats.blocks_cached);
   status->set_preemptions(stats.preemptions);
+  status->set_kv_block_tokens(static_cast<uint32_t>(plan_.runtime().kv_block_tokens()));
+  const RateMeter::Rates rates = metrics_.Rates(Clock::Real()->Now());
+  status->set_prompt_tokens_per_second(rates.prompt_tokens);
+  status->set_generation_tokens_per_second(rates.generation_tokens);
+  status->set_requests_per_second(rates.requests);
+  status->set_rate_seconds(std::chrono::duration<double>(rates.over).count());
 }
 
 }  // namespace whalepod

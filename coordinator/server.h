@@ -17,6 +17,7 @@
 #include "coordinator/fleet/control_server.h"
 #include "coordinator/fleet/epoch_store.h"
 #include "coordinator/fleet/fleet.h"
+#include "coordinator/metrics/serving_metrics.h"
 #include "coordinator/options.h"
 #include "coordinator/sched/engine.h"
 #include "coordinator/text/model_text.h"
@@ -72,6 +73,7 @@ class CoordinatorServer {
   ModelText text_;
   uint64_t epoch_ = 0;
   std::unique_ptr<EpochStore> epochs_;
+  ServingMetrics metrics_;
 
   mutable std::mutex mu_;
   std::condition_variable changed_;

@@ -1,6 +1,7 @@
 #include "worker/executor.h"
 
 #include <chrono>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -12,6 +13,9 @@
 
 namespace whalepod {
 namespace {
+
+// By the step's number, so that the reports of all ranks are of the same steps.
+constexpr uint64_t kLoadReportSteps = 64;
 
 class StepExecutor : public Executor {
  public:
@@ -74,6 +78,11 @@ absl::StatusOr<v1::StepResult> StepExecutor::RunStep(const v1::StepPlan& step, T
   if (forward_->dims().at.tp == 0) {
     for (v1::SampledToken& token : results.tokens) *result.add_tokens() = std::move(token);
     for (v1::PromptLogprob& score : results.prompt) *result.add_prompt() = std::move(score);
+  }
+  if (step.step() % kLoadReportSteps == 0) {
+    if (std::optional<v1::ExpertLoad> load = forward_->TakeExpertLoad()) {
+      *result.mutable_expert_load() = *std::move(load);
+    }
   }
   result.set_compute_micros(static_cast<uint32_t>(
       std::chrono::duration_cast<std::chrono::microseconds>(options_.clock->Now() - start)

@@ -40,6 +40,7 @@ struct Flags {
   IsaPath isa = IsaPath::kBest;
   int host_ranks = 1;
   int64_t memory_bytes = 0;
+  LogFormat log_format = LogFormat::kText;
   int parent = 0;
 };
 
@@ -83,6 +84,9 @@ void Declare(CLI::App& app, Flags& flags) {
   app.add_option("--memory-bytes", flags.memory_bytes,
                  "memory of this rank; 0: its share of what is available")
       ->check(CLI::NonNegativeNumber);
+  app.add_option("--log-format", flags.log_format, "lines of the log: text or json")
+      ->envname("WHALEPOD_LOG_FORMAT")
+      ->transform(CLI::CheckedTransformer(LogFormats()));
   app.add_option("--die-with-parent", flags.parent, "process that started this one: end with it");
 }
 
@@ -150,7 +154,8 @@ int Main(int argc, char** argv) {
   if (flags.name.empty()) {
     flags.name = absl::StrCat(flags.host, "-", flags.rank >= 0 ? flags.rank : getpid());
   }
-  InitLogging(flags.rank >= 0 ? absl::StrCat("rank ", flags.rank) : flags.name);
+  InitLogging(flags.rank >= 0 ? absl::StrCat("rank ", flags.rank) : flags.name, flags.log_format);
+  if (flags.rank >= 0) SetLogRank(flags.rank);
   if (flags.parent != 0 && !FollowParent(flags.parent)) {
     spdlog::error("process {} that started this one is gone", flags.parent);
     return kBadStart;

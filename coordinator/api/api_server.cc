@@ -26,7 +26,7 @@ class Service final : public v1::InferenceService::CallbackService {
 
   grpc::ServerWriteReactor<v1::GenerateResponse>* Generate(
       grpc::CallbackServerContext* context, const v1::GenerateRequest* request) override {
-    auto* const reactor = new GrpcGenerate(context, frontend_.clock());
+    auto* const reactor = new GrpcGenerate(context, frontend_);
     absl::StatusOr<std::string> caller = CallerOf(*context);
     if (!caller.ok()) {
       reactor->generation()->Refuse(caller.status());

@@ -21,8 +21,10 @@ int TextThreads() {
 
 }  // namespace
 
-Frontend::Frontend(ServedModel model, StatusFn status, ApiKeys keys, const Clock* clock)
+Frontend::Frontend(ServedModel model, StatusFn status, ServingMetrics* metrics, ApiKeys keys,
+                   const Clock* clock)
     : status_(std::move(status)),
+      metrics_(metrics),
       keys_(std::move(keys)),
       clock_(clock),
       serving_{.model = std::make_shared<const ServedModel>(std::move(model)),
@@ -48,6 +50,15 @@ Frontend::Serving Frontend::Now() const {
 bool Frontend::ready() const { return Now().not_ready.ok(); }
 
 std::shared_ptr<const ServedModel> Frontend::model() const { return Now().model; }
+
+std::string Frontend::MetricsText() const {
+  const Serving serving = Now();
+  if (serving.engine != nullptr) metrics_->SetScheduler(serving.engine->Stats());
+  v1::GetStatusResponse status;
+  status_(&status);
+  metrics_->SetDeployment(status);
+  return metrics_->Text();
+}
 
 absl::Status Frontend::NotReady(const absl::Status& why) const {
   v1::GetStatusResponse status;

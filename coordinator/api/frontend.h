@@ -15,6 +15,8 @@
 #include "coordinator/api/generation.h"
 #include "coordinator/api/validate.h"
 #include "coordinator/api/work_pool.h"
+#include "coordinator/metrics/request_record.h"
+#include "coordinator/metrics/serving_metrics.h"
 #include "coordinator/sched/engine.h"
 #include "whalepod/v1/inference.pb.h"
 
@@ -26,8 +28,8 @@ class Frontend {
   // Fills GetStatus's answer.
   using StatusFn = std::function<void(v1::GetStatusResponse*)>;
 
-  // Not ready; `model` is told in the meantime.
-  Frontend(ServedModel model, StatusFn status, ApiKeys keys = ApiKeys(),
+  // Not ready; `model` is told in the meantime. `metrics` outlives this.
+  Frontend(ServedModel model, StatusFn status, ServingMetrics* metrics, ApiKeys keys = ApiKeys(),
            const Clock* clock = Clock::Real());
 
   // From now on requests go to `engine`, which outlives this.
@@ -39,6 +41,13 @@ class Frontend {
   std::shared_ptr<const ServedModel> model() const;
   void FillStatus(v1::GetStatusResponse* status) const { status_(status); }
   const Clock* clock() const { return clock_; }
+  ServingMetrics* metrics() const { return metrics_; }
+  // A request that has just arrived.
+  RequestRecord NewRecord(Transport transport) const {
+    return RequestRecord(metrics_, transport, clock_->Now());
+  }
+  // What GET /metrics answers.
+  std::string MetricsText() const;
 
   // Who asks, by the header `authorization`; see ApiKeys. Everything but health asks this first.
   absl::StatusOr<std::string> CallerOf(absl::string_view authorization) const {
@@ -71,6 +80,7 @@ class Frontend {
              TimePoint arrival);
 
   const StatusFn status_;
+  ServingMetrics* const metrics_;
   const ApiKeys keys_;
   const Clock* const clock_;
   mutable std::mutex mu_;

@@ -36,7 +36,9 @@ class Generation::Sink final : public RequestSink {
   void OnPrompt(absl::Span<const v1::PromptLogprob> tokens) override {
     stream_->TakePrompt(tokens);
   }
-  void OnStart(uint32_t cached_tokens) override { stream_->TakeStart(choice_, cached_tokens); }
+  void OnScheduled(uint32_t cached_tokens) override {
+    stream_->TakeScheduled(choice_, cached_tokens);
+  }
   void OnToken(const v1::SampledToken& token) override { stream_->TakeToken(choice_, token); }
   void OnFinished(v1::FinishReason reason) override { stream_->TakeEnd(choice_, reason); }
   void OnError(const absl::Status& status) override { stream_->TakeError(status); }
@@ -59,6 +61,7 @@ void Generation::Begin(Engine* engine, CheckedGenerate checked, std::string requ
     // without its own lock, so the order mu_, engine is the only one.
     std::lock_guard lock(mu_);
     waiting_ = false;
+    record_.SetId(request_id);
     if (cancelled_) {
       FinishLocked(Cancelled());
       return;
@@ -103,6 +106,8 @@ void Generation::SubmitLocked(const SchedulerRequest& request, uint32_t n) {
     }
     choices_[i].sequence = *sequence;
   }
+  record_.OnSubmitted(n, prompt_tokens_, request.sampling.max_tokens());
+  const LogScope scope(LogField{"request_id", absl::string_view(request_id_)});
   spdlog::debug("request {}: sequence {} and {} more, {} prompt tokens", request_id_,
                 choices_[0].sequence, n - 1, prompt_tokens_);
   if (request.sampling.has_prompt_logprobs()) {
@@ -145,9 +150,13 @@ void Generation::TakePrompt(absl::Span<const v1::PromptLogprob> tokens) {
   CancelSequences();
 }
 
-void Generation::TakeStart(uint32_t index, uint32_t cached_tokens) {
+void Generation::TakeScheduled(uint32_t index, uint32_t cached_tokens) {
   std::lock_guard lock(mu_);
-  choices_[index].cached_tokens = cached_tokens;
+  if (OverLocked()) return;
+  record_.OnScheduled(index, clock_->Now());
+  Choice& choice = choices_[index];
+  // After a preemption more is found than the client was spared.
+  if (!std::exchange(choice.scheduled, true)) choice.cached_tokens = cached_tokens;
 }
 
 void Generation::TakeToken(uint32_t index, const v1::SampledToken& token) {
@@ -156,6 +165,8 @@ void Generation::TakeToken(uint32_t index, const v1::SampledToken& token) {
     std::lock_guard lock(mu_);
     Choice& choice = choices_[index];
     if (OverLocked() || choice.ended) return;
+    const TimePoint now = clock_->Now();
+    record_.OnToken(index, now);
     v1::GeneratedToken* out = choice.tokens.mutable_tokens()->add_tokens();
     choice.tokens.mutable_tokens()->set_choice(index);
     out->set_token_id(token.token_id());
@@ -165,9 +176,11 @@ void Generation::TakeToken(uint32_t index, const v1::SampledToken& token) {
     choice.unread += 1 + static_cast<uint32_t>(token.top_size());
     const bool stopped = ParseLocked(choice, token.token_id());
     if (write_in_flight_ &&
-        (choice.unread > limits_.unread || clock_->Now() - write_since_ > limits_.stall)) {
+        (choice.unread > limits_.unread || now - write_since_ > limits_.stall)) {
+      const LogScope scope(LogField{"request_id", absl::string_view(request_id_)});
       spdlog::warn("request {}: the client reads too slowly, cancelled with {} tokens unread",
                    request_id_, choice.tokens.tokens().tokens_size());
+      record_.OnStalled();
       writer_->Abandon();
       return;
     }
@@ -205,6 +218,7 @@ void Generation::TakeEnd(uint32_t index, v1::FinishReason reason) {
 
 void Generation::EndLocked(Choice& choice, v1::FinishReason reason) {
   choice.ended = true;
+  record_.OnChoiceEnd(static_cast<uint32_t>(&choice - choices_.data()), reason, clock_->Now());
   v1::GenerateResponse::Finished* finished = choice.finished.mutable_finished();
   finished->set_reason(reason);
   finished->set_choice(static_cast<uint32_t>(&choice - choices_.data()));
@@ -288,12 +302,15 @@ void Generation::WriteNextLocked() {
   finished_ = last;
   write_in_flight_ = true;
   write_since_ = clock_->Now();
+  if (last) record_.OnEnd(absl::OkStatus(), "", write_since_);
   writer_->Write(writing_, last);
 }
 
 void Generation::FinishLocked(const absl::Status& status) {
   if (finished_) return;
   finished_ = true;
+  const std::optional<v1::ErrorDetail> detail = DetailOf(status);
+  record_.OnEnd(status, detail.has_value() ? detail->reason() : "", clock_->Now());
   writer_->Finish(status);
 }
 

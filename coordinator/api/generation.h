@@ -6,12 +6,14 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/types/span.h"
 #include "base/clock.h"
 #include "coordinator/api/validate.h"
+#include "coordinator/metrics/request_record.h"
 #include "coordinator/sched/engine.h"
 #include "coordinator/text/stop_strings.h"
 #include "whalepod/v1/inference.pb.h"
@@ -47,10 +49,11 @@ class Generation final : public std::enable_shared_from_this<Generation> {
   };
 
   // A call that waits for Begin or Refuse, one of which must follow. `writer` outlives its last
-  // call (see there).
-  Generation(ResponseWriter* writer, const Clock* clock, const Limits& limits)
-      : writer_(writer), clock_(clock), limits_(limits) {}
-  Generation(ResponseWriter* writer, const Clock* clock) : Generation(writer, clock, Limits()) {}
+  // call (see there). `record` measures the call.
+  Generation(ResponseWriter* writer, const Clock* clock, RequestRecord record, const Limits& limits)
+      : writer_(writer), clock_(clock), limits_(limits), record_(std::move(record)) {}
+  Generation(ResponseWriter* writer, const Clock* clock, RequestRecord record)
+      : Generation(writer, clock, std::move(record), Limits()) {}
 
   // Submits what was asked for, all choices or none; `engine` outlives the call.
   void Begin(Engine* engine, CheckedGenerate checked, std::string request_id,
@@ -75,12 +78,13 @@ class Generation final : public std::enable_shared_from_this<Generation> {
     uint32_t cached_tokens = 0, completion_tokens = 0, reasoning_tokens = 0;
     v1::GenerateResponse tokens, finished;  // to be written
     uint32_t unread = 0;                    // tokens in `tokens`, and the best ids with them
+    bool scheduled = false;                 // it has run
     bool ended = false;                     // `finished` is made
   };
 
   // From the engine's thread.
   void TakePrompt(absl::Span<const v1::PromptLogprob> tokens);
-  void TakeStart(uint32_t choice, uint32_t cached_tokens);
+  void TakeScheduled(uint32_t choice, uint32_t cached_tokens);
   void TakeToken(uint32_t choice, const v1::SampledToken& token);
   void TakeEnd(uint32_t choice, v1::FinishReason reason);
   void TakeError(const absl::Status& status);
@@ -111,6 +115,7 @@ class Generation final : public std::enable_shared_from_this<Generation> {
   uint32_t min_tokens_ = 0;                     // stop strings are looked for after them
 
   std::mutex mu_;
+  RequestRecord record_;
   Engine* engine_ = nullptr;
   bool waiting_ = true;          // for Begin or Refuse
   bool cancelled_ = false;       // while waiting

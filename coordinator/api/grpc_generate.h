@@ -5,7 +5,7 @@
 
 #include <memory>
 
-#include "base/clock.h"
+#include "coordinator/api/frontend.h"
 #include "coordinator/api/generation.h"
 #include "whalepod/v1/inference.grpc.pb.h"
 
@@ -16,8 +16,10 @@ namespace whalepod {
 class GrpcGenerate final : public grpc::ServerWriteReactor<v1::GenerateResponse>,
                            public ResponseWriter {
  public:
-  GrpcGenerate(grpc::CallbackServerContext* context, const Clock* clock)
-      : context_(context), generation_(std::make_shared<Generation>(this, clock)) {}
+  GrpcGenerate(grpc::CallbackServerContext* context, const Frontend& frontend)
+      : context_(context),
+        generation_(std::make_shared<Generation>(this, frontend.clock(),
+                                                 frontend.NewRecord(Transport::kGrpc))) {}
 
   // Begin or Refuse must be called on it: until then the request and the context are there, also
   // when the client cancels.

@@ -14,6 +14,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
+#include "coordinator/api/errors.h"
 #include "coordinator/api/openai_request.h"
 
 namespace whalepod {
@@ -28,6 +29,7 @@ constexpr size_t kMostHeader = 16 << 10;
 // How long what a client still sends is read after an answer that ends the connection: closed at
 // once, it would lose the answer.
 constexpr std::chrono::seconds kLinger(2);
+constexpr char kMetricsType[] = "text/plain; version=0.0.4; charset=utf-8";
 
 absl::string_view View(beast::string_view text) { return {text.data(), text.size()}; }
 
@@ -50,7 +52,8 @@ class HttpSession::Completion final : public ResponseWriter,
         response_(request, std::max(1u, request.generate.options().n()),
                   session_->frontend_->model()->text.tokenizer, SecondsNow()),
         request_(std::move(request.generate)),
-        generation_(std::make_shared<Generation>(this, session_->frontend_->clock())),
+        generation_(std::make_shared<Generation>(this, session_->frontend_->clock(),
+                                                 session_->frontend_->NewRecord(Transport::kHttp))),
         heartbeat_(session_->executor()) {}
 
   // Whoever holds the request keeps the answer: until the generation has begun it may be ended
@@ -125,6 +128,7 @@ class HttpSession::Completion final : public ResponseWriter,
 
   void SendHeader() {
     header_sent_ = true;
+    session_->Count(200);
     header_.emplace(http::status::ok, session_->request_.version());
     header_->set(http::field::content_type, "text/event-stream; charset=utf-8");
     header_->set(http::field::cache_control, "no-cache");
@@ -234,6 +238,7 @@ HttpSession::~HttpSession() { --*open_; }
 void HttpSession::Read() {
   if (closing_) return Close();
   busy_ = false;
+  route_ = "other";
   parser_.emplace();
   parser_->body_limit(kMostBody);
   parser_->header_limit(kMostHeader);
@@ -275,14 +280,22 @@ void HttpSession::Route() {
     absl::string_view path;
     bool get;
   };
-  static constexpr Known kKnown[] = {{"/health", true},         {"/readyz", true},
-                                     {"/healthz", true},        {"/livez", true},
-                                     {"/ping", true},           {"/version", true},
-                                     {"/v1/models", true},      {"/tokenize", false},
-                                     {"/detokenize", false},    {"/v1/chat/completions", false},
+  static constexpr Known kKnown[] = {{"/health", true},
+                                     {"/readyz", true},
+                                     {"/healthz", true},
+                                     {"/livez", true},
+                                     {"/ping", true},
+                                     {"/version", true},
+                                     {"/metrics", true},
+                                     {"/v1/models", true},
+                                     {"/tokenize", false},
+                                     {"/detokenize", false},
+                                     {"/v1/chat/completions", false},
                                      {"/v1/completions", false}};
   const bool one_model = absl::StartsWith(path, "/v1/models/");
+  route_ = one_model ? "/v1/models/{id}" : "other";
   for (const Known& known : kKnown) {
+    if (known.path == path) route_ = known.path;
     if (known.path == path && (known.get ? !get : !post)) {
       return ReplyBad(405, absl::StrCat(path, " takes ", known.get ? "GET" : "POST"));
     }
@@ -291,6 +304,7 @@ void HttpSession::Route() {
   if (path == "/healthz" || path == "/livez" || path == "/ping") return Reply(200, "");
   if (path == "/version")
     return Reply(200, absl::StrCat("{\"version\":\"", WHALEPOD_VERSION, "\"}"));
+  if (path == "/metrics") return Reply(200, frontend_->MetricsText(), 0, kMetricsType);
   const auto authorization = request_.find(http::field::authorization);
   absl::StatusOr<std::string> caller = frontend_->CallerOf(
       authorization == request_.end() ? absl::string_view() : View(authorization->value()));
@@ -342,7 +356,13 @@ void HttpSession::ListModels(const std::string& wanted) {
 }
 
 void HttpSession::Complete(absl::StatusOr<OpenAiRequest> parsed) {
-  if (!parsed.ok()) return ReplyError(parsed.status());
+  if (!parsed.ok()) {
+    const std::optional<v1::ErrorDetail> detail = DetailOf(parsed.status());
+    frontend_->NewRecord(Transport::kHttp)
+        .OnEnd(parsed.status(), detail.has_value() ? detail->reason() : "",
+               frontend_->clock()->Now());
+    return ReplyError(parsed.status());
+  }
   const auto id = request_.find("X-Request-Id");
   if (id != request_.end()) parsed->generate.set_request_id(std::string(View(id->value())));
   completion_ = std::make_shared<Completion>(shared_from_this(), *std::move(parsed));
@@ -371,11 +391,16 @@ void HttpSession::ReplyBad(int status, const std::string& message) {
   Reply(status, ToHttpError(absl::InvalidArgumentError(message)).body);
 }
 
-void HttpSession::Reply(int status, std::string body, uint32_t retry_after_ms) {
+void HttpSession::Count(int status) {
+  frontend_->metrics()->RecordHttpResponse(std::string(route_), status);
+}
+
+void HttpSession::Reply(int status, std::string body, uint32_t retry_after_ms, const char* type) {
+  Count(status);
   auto response = std::make_shared<http::response<http::string_body>>();
   response->result(static_cast<unsigned>(status));
   response->version(request_.version() == 10 ? 10 : 11);
-  if (!body.empty()) response->set(http::field::content_type, "application/json");
+  if (!body.empty()) response->set(http::field::content_type, type);
   if (retry_after_ms > 0) {
     response->set(http::field::retry_after, absl::StrCat((retry_after_ms + 999) / 1000));
   }

@@ -43,8 +43,11 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
   // Runs `work`, which gives a body, on a thread for text.
   void Later(std::function<absl::StatusOr<std::string>()> work);
   void ListModels(const std::string& wanted);
-  // body: JSON, or empty.
-  void Reply(int status, std::string body, uint32_t retry_after_ms = 0);
+  // body: of media type `type`, or empty.
+  void Reply(int status, std::string body, uint32_t retry_after_ms = 0,
+             const char* type = "application/json");
+  // An answer with this status begins.
+  void Count(int status);
   void ReplyError(const absl::Status& status);
   // For what only HTTP knows: the request is wrong, and the status is not its code's.
   void ReplyBad(int status, const std::string& message);
@@ -60,7 +63,8 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
   boost::beast::flat_buffer buffer_;
   std::optional<boost::beast::http::request_parser<boost::beast::http::string_body>> parser_;
   Request request_;
-  std::string caller_;  // who asks
+  std::string caller_;       // who asks
+  absl::string_view route_;  // what its path is counted as; static
   std::shared_ptr<Completion> completion_;
   bool closing_ = false;
   bool busy_ = false;  // a request is being answered

@@ -63,11 +63,12 @@ LocalWorkers::~LocalWorkers() {
 absl::Status LocalWorkers::Start(const Options& options) {
   if (access(options.binary.c_str(), X_OK) != 0) return ErrnoStatus(errno, options.binary);
   for (int rank = 0; rank < options.ranks; ++rank) {
-    ASSIGN_OR_RETURN(
-        const pid_t pid,
-        Spawn({options.binary, "--coordinator", options.coordinator, "--rank", absl::StrCat(rank),
-               "--threads", absl::StrCat(options.threads), "--host-ranks",
-               absl::StrCat(options.ranks), "--die-with-parent", absl::StrCat(getpid())}));
+    ASSIGN_OR_RETURN(const pid_t pid,
+                     Spawn({options.binary, "--coordinator", options.coordinator, "--rank",
+                            absl::StrCat(rank), "--threads", absl::StrCat(options.threads),
+                            "--host-ranks", absl::StrCat(options.ranks), "--log-format",
+                            options.log_format == LogFormat::kJson ? "json" : "text",
+                            "--die-with-parent", absl::StrCat(getpid())}));
     pids_.push_back(pid);
   }
   return absl::OkStatus();

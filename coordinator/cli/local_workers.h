@@ -9,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "base/log.h"
 
 namespace whalepod {
 
@@ -21,6 +22,7 @@ class LocalWorkers {
     std::string coordinator;  // "host:port"
     int ranks = 1;
     int threads = 1;  // of each
+    LogFormat log_format = LogFormat::kText;
   };
   // A process that has ended by itself.
   struct Death {

@@ -128,7 +128,8 @@ absl::Status Run(const ServeOptions& options) {
       workers.Start({.binary = binary,
                      .coordinator = LocalAddress(options.host, server->control_port()),
                      .ranks = server->ranks(),
-                     .threads = static_cast<int>(server->plan().runtime().threads_per_rank())}));
+                     .threads = static_cast<int>(server->plan().runtime().threads_per_rank()),
+                     .log_format = options.log_format}));
   ProgressPrinter progress(LocalAddress(options.host, server->grpc_port()),
                            LocalAddress(options.host, server->http_port()),
                            LayoutName(server->plan().layout()), server->ranks());
@@ -146,7 +147,7 @@ absl::Status Run(const ServeOptions& options) {
 }
 
 int Serve(const ServeOptions& options) {
-  InitLogging("coordinator");
+  InitLogging("coordinator", options.log_format);
   const absl::Status end = Run(options);
   return end.ok() ? 0 : ReportError(end);
 }

@@ -128,6 +128,7 @@ absl::StatusOr<int> Fleet::OnHello(std::shared_ptr<WorkerLink> link, const v1::H
   state.phase = v1::PHASE_JOINED;
   state.last_heard = options_.clock->Now();
   ReportLocked(rank, "that it joined");
+  const LogScope scope(LogField{"rank", int64_t{rank}});
   spdlog::info("epoch {}: {} joined ({}, {} of {})", options_.epoch, NameLocked(rank),
                hello.instruction_path(), CountDoneLocked(v1::PHASE_JOINED), options_.ranks);
   changed_.notify_all();
@@ -135,6 +136,7 @@ absl::StatusOr<int> Fleet::OnHello(std::shared_ptr<WorkerLink> link, const v1::H
 }
 
 void Fleet::OnMessage(int rank, v1::AttachRequest message) {
+  const LogScope scope(LogField{"rank", int64_t{rank}});
   std::lock_guard lock(mu_);
   ranks_[rank].last_heard = options_.clock->Now();
   // Nothing said in another epoch counts. A heartbeat or failure before the plan has none yet.
@@ -173,6 +175,7 @@ void Fleet::OnMessage(int rank, v1::AttachRequest message) {
 }
 
 void Fleet::OnClosed(int rank) {
+  const LogScope scope(LogField{"rank", int64_t{rank}});
   std::lock_guard lock(mu_);
   RankState& state = ranks_[rank];
   if (state.closed) return;
@@ -232,7 +235,10 @@ void Fleet::OnPhaseDoneLocked(int rank, v1::PhaseDone done) {
     return;
   }
   if (phase_ == v1::PHASE_PLANNED) state.rendezvous = std::move(*done.mutable_rendezvous());
-  if (phase_ == v1::PHASE_LOADED) CheckActualLocked(rank, done);
+  if (phase_ == v1::PHASE_LOADED) {
+    CheckActualLocked(rank, done);
+    state.actual.assign(done.actual().begin(), done.actual().end());
+  }
   if (phase_ == v1::PHASE_WARMED) {
     state.warm_done = true;
     if (!state.warm_answer) return;
@@ -307,6 +313,20 @@ absl::Status Fleet::Health() const {
   return health_;
 }
 
+void Fleet::FillMemoryLocked(int rank, v1::RankStatus* status) const {
+  if (rank >= plan_.ranks_size()) return;  // no plan yet
+  const std::vector<v1::LedgerItem>& actual = ranks_[rank].actual;
+  for (const v1::LedgerItem& planned : plan_.ranks(rank).ledger().items()) {
+    v1::MemoryStatus* item = status->add_memory();
+    item->set_name(planned.name());
+    item->set_planned_bytes(planned.bytes());
+    const auto found = std::find_if(actual.begin(), actual.end(), [&](const v1::LedgerItem& one) {
+      return one.kind() == planned.kind() && one.name() == planned.name();
+    });
+    if (found != actual.end()) item->set_actual_bytes(found->bytes());
+  }
+}
+
 void Fleet::FillStatus(v1::GetStatusResponse* status) const {
   std::lock_guard lock(mu_);
   status->set_epoch(options_.epoch);
@@ -343,6 +363,7 @@ void Fleet::FillStatus(v1::GetStatusResponse* status) const {
     out->set_step_done(state.heartbeat.step_done());
     out->set_heartbeat_age_ms(static_cast<uint32_t>(
         std::chrono::duration_cast<std::chrono::milliseconds>(now - state.last_heard).count()));
+    FillMemoryLocked(rank, out);
   }
 }
 

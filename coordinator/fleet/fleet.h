@@ -126,6 +126,7 @@ class Fleet : public StepSender {
     bool failure_reported = false;
     std::string rendezvous;
     v1::LoadProgress load;
+    std::vector<v1::LedgerItem> actual;  // bytes; told with LOADED
     v1::Heartbeat heartbeat;
     TimePoint last_heard{};
     TimePoint last_load_log{};
@@ -152,6 +153,7 @@ class Fleet : public StepSender {
   void OnPhaseDoneLocked(int rank, v1::PhaseDone done);
   void OnStepResultLocked(int rank, v1::StepResult result);
   void OnFailureLocked(int rank, const v1::RankFailure& failure);
+  void FillMemoryLocked(int rank, v1::RankStatus* status) const;
   void CheckActualLocked(int rank, const v1::PhaseDone& done) const;
 
   void BeginPhaseLocked(v1::Phase phase, Duration timeout);

@@ -1,5 +1,6 @@
 // Steps, and what ends an epoch: deadlines, silence, failures, drain.
 #include <algorithm>
+#include <numeric>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -32,8 +33,10 @@ void Fleet::SendStep(v1::StepPlan step) {
   if (!health_.ok() || phase_ != v1::PHASE_READY) return;
   step.set_epoch(options_.epoch);
   const Duration predicted = options_.predict ? options_.predict(step) : Duration(0);
+  const uint64_t tokens =
+      std::accumulate(step.group_tokens().begin(), step.group_tokens().end(), uint64_t{0});
   collector_->Expect(step.step(), std::max(options_.step_stall, 10 * predicted),
-                     options_.clock->Now());
+                     options_.clock->Now(), tokens);
   auto message = std::make_shared<v1::AttachResponse>();
   *message->mutable_step() = std::move(step);
   BroadcastLocked(message);
@@ -84,6 +87,7 @@ void Fleet::CheckHeartbeatsLocked(TimePoint now) {
     if (state.link == nullptr || state.closed) continue;
     const Duration silence = now - state.last_heard;
     if (silence >= options_.heartbeat_timeout) {
+      const LogScope scope(LogField{"rank", int64_t{rank}});
       std::string also;
       if (suspicion_) also = absl::StrCat("; before that ", suspicion_->status.message());
       FailLocked(absl::UnavailableError(absl::StrCat(

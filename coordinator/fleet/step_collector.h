@@ -19,11 +19,12 @@ class StepCollector {
  public:
   explicit StepCollector(const v1::Layout& layout);
 
-  // A step went out at `now`; it may take `limit` from when it is the oldest.
-  void Expect(uint64_t step, Duration limit, TimePoint now);
+  // A step of `tokens` went out at `now`; it may take `limit` from when it is the oldest.
+  void Expect(uint64_t step, Duration limit, TimePoint now, uint64_t tokens = 0);
 
   // A rank's answer. The outcome once the step's last rank has answered. INTERNAL: the answer to a
-  // step not due from this rank, or ranks of a DP group whose digests differ (both, with ranks).
+  // step not due from this rank, ranks of a DP group whose digests differ (both, with ranks), or a
+  // malformed expert load.
   absl::StatusOr<std::optional<StepOutcome>> Add(int rank, v1::StepResult result, TimePoint now);
 
   // Ranks that have not answered the oldest step, if it is late at `now`; empty if it is not.

@@ -133,7 +133,6 @@ void Scheduler::Admit(Sequence* sequence, const Start& start, Making* making) {
     counters_.prefix_queries += sequence->known();
     counters_.prefix_hits += sequence->computed;
   }
-  if (!sequence->admitted) sequence->cached_tokens = sequence->computed;
   sequence->admitted = true;
   SetDue(sequence);
   sequence->tenant->served += left;

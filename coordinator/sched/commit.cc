@@ -93,7 +93,6 @@ absl::Status Scheduler::CommitToken(Sequence* sequence, v1::SampledToken& token,
   } else {
     const uint32_t id = token.token_id();
     event.has_token = true;
-    event.cached_tokens = sequence->cached_tokens;
     event.token = std::move(token);
     sequence->tokens.push_back(id);
     sequence->tenant->served += kGeneratedWeight;

@@ -165,13 +165,22 @@ void Engine::TakePromptLocked(std::vector<v1::PromptLogprob> prompt,
   }
 }
 
+void Engine::NoteScheduledLocked(const v1::StepPlan& step, std::vector<Delivery>* deliveries) {
+  for (const v1::NewSequence& sequence : step.new_sequences()) {
+    const auto it = sinks_.find(sequence.sequence());
+    if (it == sinks_.end()) continue;
+    Delivery& delivery = deliveries->emplace_back();
+    delivery.sink = it->second;
+    delivery.scheduled = true;
+    delivery.cached_tokens = sequence.computed();
+  }
+}
+
 void Engine::Deliver(const Delivery& delivery) {
+  if (delivery.scheduled) delivery.sink->OnScheduled(delivery.cached_tokens);
   if (!delivery.prompt.empty()) delivery.sink->OnPrompt(delivery.prompt);
   const SequenceEvent& event = delivery.event;
-  if (event.has_token) {
-    if (event.token.index() == 0) delivery.sink->OnStart(event.cached_tokens);
-    delivery.sink->OnToken(event.token);
-  }
+  if (event.has_token) delivery.sink->OnToken(event.token);
   if (!event.finished) return;
   if (event.error.ok()) {
     delivery.sink->OnFinished(event.reason);
@@ -208,6 +217,7 @@ void Engine::Loop() {
     std::vector<v1::StepPlan> steps;
     while (CanStepLocked(idle_due && steps.empty())) {
       steps.push_back(scheduler_->NextStep(options_.clock->Now()));
+      NoteScheduledLocked(steps.back(), &deliveries);
     }
     if (!steps.empty() || idle_due) last_step = std::chrono::steady_clock::now();
     for (Delivery& delivery : undelivered_) deliveries.push_back(std::move(delivery));

@@ -28,6 +28,11 @@ struct StepOutcome {
   uint64_t step = 0;
   std::vector<GroupResult> groups;        // by DP group
   std::vector<v1::PromptLogprob> prompt;  // of all; a sequence's are together
+  // How it went, for metrics.
+  uint64_t tokens = 0;                // that it ran, in all DP groups
+  Duration duration{0};               // from when it was the oldest sent until its last answer
+  std::vector<uint32_t> rank_micros;  // by rank: in its executor
+  v1::ExpertLoad expert_load;         // of all ranks together; empty in most steps
 };
 
 // Where steps go; the fleet. Send must not block and must not call back into the engine.
@@ -42,8 +47,9 @@ class StepSender {
 class RequestSink {
  public:
   virtual ~RequestSink() = default;
-  // Before the first token: how many of the prompt's were found in the prefix cache.
-  virtual void OnStart(uint32_t cached_tokens) {}
+  // A step that runs some of it is made, which found this many tokens in the prefix cache. Again
+  // where it was preempted and goes on.
+  virtual void OnScheduled(uint32_t cached_tokens) {}
   virtual void OnToken(const v1::SampledToken& token) = 0;
   // Some of the prompt's tokens in order, all of them before OnToken; where they are asked for.
   virtual void OnPrompt(absl::Span<const v1::PromptLogprob> tokens) {}
@@ -102,9 +108,12 @@ class Engine {
     std::shared_ptr<RequestSink> sink;
     std::vector<v1::PromptLogprob> prompt;
     SequenceEvent event;
+    bool scheduled = false;
+    uint32_t cached_tokens = 0;  // where it is scheduled
   };
 
   void Loop();
+  void NoteScheduledLocked(const v1::StepPlan& step, std::vector<Delivery>* deliveries);
   bool CanStepLocked(bool idle_due) const;
   void TakeEventsLocked(std::vector<SequenceEvent> events, std::vector<Delivery>* deliveries);
   void CommitLocked(StepOutcome outcome, std::vector<Delivery>* deliveries);

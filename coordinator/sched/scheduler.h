@@ -68,7 +68,6 @@ struct SequenceEvent {
   uint64_t sequence = 0;
   bool has_token = false;
   v1::SampledToken token;
-  uint32_t cached_tokens = 0;  // of the prompt, found in the prefix cache; with the first token
   bool finished = false;
   v1::FinishReason reason = v1::FINISH_REASON_UNSPECIFIED;
   absl::Status error;  // not OK: the sequence finished by it
@@ -166,7 +165,6 @@ class Scheduler {
     std::vector<uint32_t> blocks;
     std::vector<PrefixKey> keys;  // of its leading whole blocks
     uint32_t keyed = 0;           // leading blocks that were offered to the prefix cache
-    uint32_t cached_tokens = 0;   // found there when first admitted
 
     uint32_t known() const { return static_cast<uint32_t>(tokens.size()); }
     uint32_t committed() const { return known() - prompt_len; }

@@ -138,6 +138,8 @@ class Session : public std::enable_shared_from_this<Session> {
   absl::Status Do(PlanReceived& plan) {
     epoch_ = plan.epoch;
     rank_number_ = static_cast<int>(plan.part.part().rank());
+    SetLogEpoch(epoch_);
+    SetLogRank(rank_number_);
     v1::AttachRequest request;
     v1::PlanAttestation* attestation = request.mutable_attestation();
     attestation->set_epoch(epoch_);
@@ -188,6 +190,7 @@ class Session : public std::enable_shared_from_this<Session> {
   absl::Status Do(v1::StepPlan& step) {
     RETURN_IF_ERROR(CheckEpoch("step", step.epoch()));
     step_running_ = step.step();
+    SetLogStep(step.step());
     v1::AttachRequest request;
     ASSIGN_OR_RETURN(*request.mutable_step_result(),
                      options_.rank->Run(step, options_.clock->Now() + options_.step_timeout));

@@ -1,5 +1,6 @@
 #include "worker/model/forward.h"
 
+#include <algorithm>
 #include <optional>
 #include <utility>
 
@@ -30,6 +31,7 @@ class DeepSeekV3 : public Forward {
   absl::Status Carve();
   absl::StatusOr<std::vector<Sampled>> Run(const Batch& batch, const LatentPool& pool,
                                            TimePoint deadline) override;
+  std::optional<v1::ExpertLoad> TakeExpertLoad() override;
 
  private:
   const Options options_;
@@ -120,6 +122,29 @@ absl::StatusOr<std::vector<Sampled>> DeepSeekV3::Run(const Batch& batch, const L
   ASSIGN_OR_RETURN(std::vector<Sampled> sampled, sampler_->Run(final_norm_, head_, batch, h_));
   RETURN_IF_ERROR(exchange_->EndStep());
   return sampled;
+}
+
+std::optional<v1::ExpertLoad> DeepSeekV3::TakeExpertLoad() {
+  // Ranks of a moe_tp group hold slices of the same experts: their counts are equal.
+  if (!moe_.has_value() || dims_.at.moe_tp != 0 || dims_.local_experts.empty()) {
+    return std::nullopt;
+  }
+  const int64_t experts = dims_.local_experts.size();
+  v1::ExpertLoad load;
+  load.set_experts(static_cast<uint32_t>(experts));
+  for (int64_t l = 0; l < dims_.layers; ++l) {
+    if (!layers_[l].is_moe) continue;
+    uint64_t tokens = 0, most = 0;
+    for (int64_t e = l * experts; e < (l + 1) * experts; ++e) {
+      tokens += moe_->load()[e];
+      most = std::max(most, moe_->load()[e]);
+    }
+    load.add_layers(static_cast<uint32_t>(options_.part->part().layer_begin() + l));
+    load.add_tokens(tokens);
+    load.add_most(most);
+  }
+  moe_->ClearLoad();
+  return load;
 }
 
 }  // namespace

@@ -7,12 +7,14 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "kernels/ops.h"
 #include "whalepod/v1/plan.pb.h"
+#include "whalepod/v1/step.pb.h"
 #include "worker/comm/communicator.h"
 #include "worker/kv/latent_pool.h"
 #include "worker/model/batch.h"
@@ -47,6 +49,9 @@ class Forward {
   // schedule is called, also with no row.
   virtual absl::StatusOr<std::vector<Sampled>> Run(const Batch& batch, const LatentPool& pool,
                                                    TimePoint deadline) = 0;
+  // What this rank's experts ran since the last call; none where another rank tells of them, or
+  // where there are none.
+  virtual std::optional<v1::ExpertLoad> TakeExpertLoad() = 0;
 };
 
 }  // namespace whalepod

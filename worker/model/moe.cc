@@ -57,6 +57,7 @@ MoeBlock::MoeBlock(const Dims& d, Backend* backend, ScheduledExchange* exchange,
       slices_(slices),
       observer_(observer),
       work_(d.local_experts, d.experts),
+      load_(d.layers * d.local_experts.size()),
       chunk_slots_(ChunkSlots(d)),
       dispatch_bytes_(DispatchXBytes(d) + d.top_k * 8),
       x_(arena.Take(d.max_tokens * d.hidden * SizeOf(d.type))),
@@ -186,11 +187,21 @@ absl::StatusOr<MoeBlock::Tokens> MoeBlock::Dispatch(int64_t layer, const Batch& 
                 .weights = weights_};
 }
 
+// A chunk's slots are grouped by expert already: one addition for each.
+void MoeBlock::CountLoad(int64_t layer) {
+  const size_t experts = dims_.local_experts.size();
+  uint64_t* const load = load_.data() + layer * experts;
+  for (const ExpertChunk& chunk : work_.chunks()) {
+    for (size_t e = 0; e < experts; ++e) load[e] += chunk.offsets[e + 1] - chunk.offsets[e];
+  }
+}
+
 // out = sum over this rank's experts of weight * W_down (silu(W_gate x) * (W_up x)),
 // this rank's columns                                                  [n, expert_columns]
 absl::Status MoeBlock::RunExperts(int64_t layer, const MoeWeights& w, const Tokens& tokens) {
   const Dims& d = dims_;
   work_.Assign(tokens.count, d.top_k, tokens.ids, chunk_slots_, slot_of_, row_index_);
+  CountLoad(layer);
   Operand x{.a = tokens.x, .type = d.type, .lda = tokens.ldx, .k = d.hidden};
   if (!w.gate.empty()) {
     ASSIGN_OR_RETURN(

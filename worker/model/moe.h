@@ -30,6 +30,11 @@ class MoeBlock {
   absl::Status Run(int64_t layer, const PlainTensor& norm, const MoeWeights& w, const Batch& batch,
                    float* h);
 
+  // Tokens that this rank's experts ran, [layers, local experts] by layer and index in
+  // Dims::local_experts, since the last ClearLoad.
+  const std::vector<uint64_t>& load() const { return load_; }
+  void ClearLoad() { load_.assign(load_.size(), 0); }
+
   // (token, expert) pairs whose gate, up and output rows are held at once.
   static constexpr int64_t kChunkSlots = 4096;
 
@@ -45,6 +50,7 @@ class MoeBlock {
 
   absl::Status Route(int64_t layer, const MoeWeights& w, const Batch& batch, float* h);
   absl::StatusOr<Tokens> Dispatch(int64_t layer, const Batch& batch);
+  void CountLoad(int64_t layer);
   absl::Status RunExperts(int64_t layer, const MoeWeights& w, const Tokens& tokens);
   absl::Status GateUp(const MoeWeights& w, const ExpertChunk& chunk, const Operand& x, void* act);
   absl::Status GatherActivations(int64_t layer);
@@ -58,6 +64,7 @@ class MoeBlock {
   SliceExchange* slices_;
   ForwardObserver* observer_;
   ExpertSlots work_;
+  std::vector<uint64_t> load_;
   int64_t chunk_slots_;     // C
   int64_t dispatch_bytes_;  // of one dispatched row: x, ids, weights
 

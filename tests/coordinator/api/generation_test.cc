@@ -46,7 +46,8 @@ class SlowReaderTest : public ::testing::Test {
     for (uint32_t i = 0; i < 5; ++i) request->mutable_token_ids()->add_ids(i);
     request->mutable_options()->set_max_tokens(20);
     request->mutable_options()->set_ignore_eos(true);
-    auto generation = std::make_shared<Generation>(&writer, &clock_, limits);
+    auto generation = std::make_shared<Generation>(
+        &writer, &clock_, loopback_.frontend->NewRecord(Transport::kGrpc), limits);
     loopback_.frontend->Generate(generation, request, "");
     const bool abandoned = writer.WaitAbandoned();
     EXPECT_EQ(writer.written(), 1);  // one at a time

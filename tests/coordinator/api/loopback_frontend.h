@@ -20,10 +20,13 @@ class LoopbackFrontend : public LoopbackEngine {
     model.kv_tokens = engine->MaxSequenceTokens();
     model.eos_token_ids = {1};
     model.layout = "tp2";
-    frontend = std::make_unique<Frontend>(model, [](v1::GetStatusResponse* status) {
-      status->set_state("starting");
-      status->set_message("phase LOADED: 1 of 2 ranks");
-    });
+    frontend = std::make_unique<Frontend>(
+        model,
+        [](v1::GetStatusResponse* status) {
+          status->set_state("starting");
+          status->set_message("phase LOADED: 1 of 2 ranks");
+        },
+        &metrics);
   }
   void SetReady() { frontend->SetReady(model, engine.get()); }
 
@@ -42,6 +45,7 @@ class LoopbackFrontend : public LoopbackEngine {
 
   // Servers and the frontend go before the engine.
   ServedModel model;
+  ServingMetrics metrics{"r1-draft"};
   std::unique_ptr<Frontend> frontend;
 
  private:

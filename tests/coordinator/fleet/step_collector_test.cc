@@ -92,5 +92,69 @@ TEST(StepCollector, APauseDoesNotCount) {
   EXPECT_EQ(collector.Late(back + std::chrono::seconds(1)).size(), 4u);
 }
 
+v1::StepResult WithLoad(uint32_t experts, std::vector<uint64_t> tokens,
+                        std::vector<uint64_t> most) {
+  v1::StepResult result = Result(5, 9);
+  v1::ExpertLoad* load = result.mutable_expert_load();
+  load->set_experts(experts);
+  for (size_t i = 0; i < tokens.size(); ++i) load->add_layers(3 + i);
+  load->mutable_tokens()->Assign(tokens.begin(), tokens.end());
+  load->mutable_most()->Assign(most.begin(), most.end());
+  return result;
+}
+
+TEST(StepCollector, TellsHowAStepWent) {
+  StepCollector collector(Dp2Tp2());
+  const auto at = [](int ms) { return kStart + std::chrono::milliseconds(ms); };
+  collector.Expect(5, std::chrono::seconds(1), at(0), /*tokens=*/12);
+  collector.Expect(6, std::chrono::seconds(1), at(1), 3);
+  const auto answer = [&](int rank, uint64_t step, uint32_t micros, int ms) {
+    v1::StepResult result = Result(step, 9);
+    result.set_compute_micros(micros);
+    return collector.Add(rank, std::move(result), at(ms)).value();
+  };
+  for (const int rank : {0, 1, 2}) EXPECT_FALSE(answer(rank, 5, 100 + rank, 4).has_value());
+  const auto first = answer(3, 5, 103, 10);
+  EXPECT_EQ(first->tokens, 12u);
+  EXPECT_EQ(first->duration, std::chrono::milliseconds(10));
+  EXPECT_THAT(first->rank_micros, ElementsAre(100, 101, 102, 103));
+  EXPECT_EQ(first->expert_load.layers_size(), 0);
+  for (const int rank : {3, 2, 1}) EXPECT_FALSE(answer(rank, 6, 7, 12).has_value());
+  // Sent at 1, but the oldest only since 10.
+  EXPECT_EQ(answer(0, 6, 7, 17)->duration, std::chrono::milliseconds(7));
+}
+
+TEST(StepCollector, AddsExpertLoads) {
+  StepCollector collector(Dp2Tp2());
+  collector.Expect(5, std::chrono::seconds(1), kStart);
+  ASSERT_TRUE(collector.Add(0, WithLoad(2, {10, 4}, {7, 4}), kStart).ok());
+  ASSERT_TRUE(collector.Add(1, Result(5, 9), kStart).ok());  // shares rank 0's experts
+  ASSERT_TRUE(collector.Add(2, WithLoad(3, {5, 6}, {5, 2}), kStart).ok());
+  const auto outcome = collector.Add(3, Result(5, 9), kStart);
+  ASSERT_TRUE(outcome.ok() && outcome->has_value());
+  const v1::ExpertLoad& load = (*outcome)->expert_load;
+  EXPECT_EQ(load.experts(), 5u);
+  EXPECT_THAT(load.layers(), ElementsAre(3, 4));
+  EXPECT_THAT(load.tokens(), ElementsAre(15, 10));
+  EXPECT_THAT(load.most(), ElementsAre(7, 4));
+}
+
+TEST(StepCollector, MalformedExpertLoadsAreErrors) {
+  v1::StepResult deep = WithLoad(2, {1}, {1});
+  deep.mutable_expert_load()->set_layers(0, 1024);
+  for (const v1::StepResult& bad : {WithLoad(2, {1, 2}, {1}), WithLoad(0, {1}, {1}), deep}) {
+    StepCollector collector(Dp2Tp2());
+    collector.Expect(5, std::chrono::seconds(1), kStart);
+    const auto added = collector.Add(0, bad, kStart);
+    EXPECT_EQ(added.status().code(), absl::StatusCode::kInternal);
+    EXPECT_THAT(std::string(added.status().message()), HasSubstr("expert load"));
+  }
+  StepCollector collector(Dp2Tp2());
+  collector.Expect(5, std::chrono::seconds(1), kStart);
+  ASSERT_TRUE(collector.Add(0, WithLoad(2, {1}, {1}), kStart).ok());
+  EXPECT_THAT(std::string(collector.Add(2, WithLoad(2, {1, 2}, {1, 2}), kStart).status().message()),
+              HasSubstr("other layers"));
+}
+
 }  // namespace
 }  // namespace whalepod

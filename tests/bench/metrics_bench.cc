@@ -1,0 +1,70 @@
+// What measuring costs the engine's thread: a token, a step, and a scrape beside them.
+#include <benchmark/benchmark.h>
+
+#include <atomic>
+#include <string>
+#include <thread>
+
+#include "base/log.h"
+#include "coordinator/metrics/request_record.h"
+
+namespace whalepod {
+namespace {
+
+// The clock is read once a token, as Generation does.
+void Tokens(benchmark::State& state) {
+  ServingMetrics metrics("m");
+  RequestRecord record(&metrics, Transport::kGrpc, Clock::Real()->Now());
+  record.OnSubmitted(1, 10, 1000);
+  std::atomic<bool> done{false};
+  std::thread scraper([&] {
+    while (state.range(0) != 0 && !done) benchmark::DoNotOptimize(metrics.Text());
+  });
+  for (auto _ : state) record.OnToken(0, Clock::Real()->Now());
+  done = true;
+  scraper.join();
+}
+BENCHMARK(Tokens)->ArgName("scraped")->Arg(0)->Arg(1);
+
+void Requests(benchmark::State& state) {
+  spdlog::set_level(spdlog::level::info);
+  ServingMetrics metrics("m");
+  const TimePoint now = Clock::Real()->Now();
+  for (auto _ : state) {
+    RequestRecord record(&metrics, Transport::kGrpc, now);
+    record.OnSubmitted(1, 10, 1000);
+    record.OnScheduled(0, now);
+    record.OnToken(0, now);
+    record.OnChoiceEnd(0, v1::FINISH_REASON_STOP, now);
+    record.OnEnd(absl::OkStatus(), "", now);
+  }
+}
+BENCHMARK(Requests);
+
+StepOutcome Outcome(int64_t ranks) {
+  StepOutcome outcome;
+  outcome.tokens = 100;
+  outcome.rank_micros.assign(ranks, 20000);
+  return outcome;
+}
+
+void Steps(benchmark::State& state) {
+  ServingMetrics metrics("m");
+  const StepOutcome outcome = Outcome(state.range(0));
+  TimePoint now{};
+  for (auto _ : state) metrics.RecordStep(outcome, now += std::chrono::milliseconds(25));
+}
+BENCHMARK(Steps)->ArgName("ranks")->Arg(1)->Arg(256);
+
+void Scrape(benchmark::State& state) {
+  ServingMetrics metrics("m");
+  metrics.RecordStep(Outcome(state.range(0)), TimePoint());
+  for (auto _ : state) benchmark::DoNotOptimize(metrics.Text());
+  state.counters["bytes"] = static_cast<double>(metrics.Text().size());
+}
+BENCHMARK(Scrape)->ArgName("ranks")->Arg(4)->Arg(256)->Unit(benchmark::kMicrosecond);
+
+}  // namespace
+}  // namespace whalepod
+
+BENCHMARK_MAIN();

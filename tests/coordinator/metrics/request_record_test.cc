@@ -1,0 +1,126 @@
+#include "coordinator/metrics/request_record.h"
+
+#include "gtest/gtest.h"
+#include "tests/coordinator/metrics/series.h"
+
+namespace whalepod {
+namespace {
+
+using std::chrono::milliseconds;
+
+class RequestRecordTest : public ::testing::Test {
+ protected:
+  RequestRecord Arrive(Transport transport = Transport::kGrpc) {
+    return RequestRecord(&metrics_, transport, TimePoint());
+  }
+  static TimePoint At(int ms) { return TimePoint(milliseconds(ms)); }
+  // Of a series without further labels.
+  double Get(const std::string& name) { return Read(name + "{model_name=\"m\"}"); }
+  // Of one with further labels, as they are written.
+  double Get(const std::string& name, const std::string& labels) {
+    return Read(absl::StrCat(name, "{model_name=\"m\",", labels, "}"));
+  }
+  double Success(const std::string& reason) {
+    return Get("vllm:request_success_total", absl::StrCat("finished_reason=\"", reason, "\""));
+  }
+  double Requests(const std::string& transport, const std::string& outcome) {
+    return Get("whalepod:requests_total",
+               absl::StrCat("transport=\"", transport, "\",outcome=\"", outcome, "\""));
+  }
+
+  ServingMetrics metrics_{"m"};
+
+ private:
+  double Read(const std::string& series) { return Value(metrics_.Text(), series).value_or(-1); }
+};
+
+TEST_F(RequestRecordTest, AFinishedRequest) {
+  RequestRecord record = Arrive();
+  record.SetId("a");
+  record.OnSubmitted(/*choices=*/1, /*prompt_tokens=*/7, /*max_tokens=*/50);
+  record.OnScheduled(0, At(30));
+  record.OnScheduled(0, At(35));  // after a preemption: not again
+  record.OnToken(0, At(100));
+  EXPECT_EQ(Get("vllm:prompt_tokens_total"), 7);
+  EXPECT_EQ(Get("vllm:generation_tokens_total"), 1);
+  record.OnToken(0, At(120));
+  record.OnToken(0, At(160));
+  record.OnChoiceEnd(0, v1::FINISH_REASON_STOP, At(161));
+  record.OnEnd(absl::OkStatus(), "", At(162));
+  record.OnEnd(absl::CancelledError(""), "", At(170));  // the first counts
+
+  EXPECT_EQ(Get("vllm:prompt_tokens_total"), 7);
+  EXPECT_EQ(Get("vllm:generation_tokens_total"), 3);
+  EXPECT_EQ(Get("vllm:request_queue_time_seconds_count"), 1);
+  EXPECT_DOUBLE_EQ(Get("vllm:request_queue_time_seconds_sum"), 0.03);
+  EXPECT_DOUBLE_EQ(Get("vllm:time_to_first_token_seconds_sum"), 0.1);
+  EXPECT_EQ(Get("vllm:time_to_first_token_seconds_bucket", "le=\"0.08\""), 0);
+  EXPECT_EQ(Get("vllm:time_to_first_token_seconds_bucket", "le=\"0.1\""), 1);
+  EXPECT_EQ(Get("vllm:inter_token_latency_seconds_count"), 2);
+  EXPECT_DOUBLE_EQ(Get("vllm:inter_token_latency_seconds_sum"), 0.06);
+  EXPECT_DOUBLE_EQ(Get("vllm:request_time_per_output_token_seconds_sum"), 0.03);
+  EXPECT_DOUBLE_EQ(Get("vllm:request_prefill_time_seconds_sum"), 0.07);
+  EXPECT_DOUBLE_EQ(Get("vllm:request_decode_time_seconds_sum"), 0.06);
+  EXPECT_DOUBLE_EQ(Get("vllm:request_inference_time_seconds_sum"), 0.13);
+  EXPECT_DOUBLE_EQ(Get("vllm:e2e_request_latency_seconds_sum"), 0.161);
+  EXPECT_EQ(Get("vllm:request_prompt_tokens_sum"), 7);
+  EXPECT_EQ(Get("vllm:request_generation_tokens_sum"), 3);
+  EXPECT_EQ(Get("vllm:request_params_n_sum"), 1);
+  EXPECT_EQ(Get("vllm:request_params_max_tokens_sum"), 50);
+  EXPECT_EQ(Success("stop"), 1);
+  EXPECT_EQ(Success("abort"), 0);
+  EXPECT_EQ(Requests("grpc", "finished"), 1);
+  EXPECT_EQ(Requests("grpc", "cancelled"), 0);
+  EXPECT_EQ(Requests("http", "finished"), 0);
+}
+
+TEST_F(RequestRecordTest, ChoicesCountOneByOne) {
+  RequestRecord record = Arrive(Transport::kHttp);
+  record.OnSubmitted(3, 5, 4);
+  for (const uint32_t choice : {0, 1}) {
+    record.OnScheduled(choice, At(1));
+    record.OnToken(choice, At(2));
+  }
+  record.OnChoiceEnd(0, v1::FINISH_REASON_LENGTH, At(3));
+  record.OnEnd(absl::CancelledError("gone"), "", At(4));
+  EXPECT_EQ(Get("vllm:prompt_tokens_total"), 10);
+  EXPECT_EQ(Success("length"), 1);
+  EXPECT_EQ(Success("abort"), 2);
+  EXPECT_EQ(Get("vllm:e2e_request_latency_seconds_count"), 1);
+  EXPECT_EQ(Requests("http", "cancelled"), 1);
+}
+
+TEST_F(RequestRecordTest, OutcomesOfRequestsNotTaken) {
+  Arrive().OnEnd(absl::InvalidArgumentError("bad"), "OUT_OF_RANGE", At(1));
+  Arrive().OnEnd(absl::UnavailableError("early"), "NOT_READY", At(1));
+  Arrive().OnEnd(absl::UnavailableError("over"), "", At(1));
+  Arrive().OnEnd(absl::CancelledError("gone"), "", At(1));
+  EXPECT_EQ(Requests("grpc", "rejected"), 3);
+  EXPECT_EQ(Requests("grpc", "cancelled"), 1);
+  EXPECT_EQ(Get("whalepod:requests_rejected_total", "reason=\"OUT_OF_RANGE\""), 1);
+  EXPECT_EQ(Get("whalepod:requests_rejected_total", "reason=\"NOT_READY\""), 1);
+  EXPECT_EQ(Get("whalepod:requests_rejected_total", "reason=\"UNAVAILABLE\""), 1);
+  EXPECT_EQ(Success("abort") + Success("error"), 0);
+  EXPECT_EQ(Get("vllm:request_params_n_count"), 0);
+}
+
+TEST_F(RequestRecordTest, OutcomesOfRequestsUnderWay) {
+  const auto end = [this](const absl::Status& status, bool stalled) {
+    RequestRecord record = Arrive();
+    record.OnSubmitted(1, 2, 3);
+    if (stalled) record.OnStalled();
+    record.OnEnd(status, "", At(9));
+  };
+  end(absl::CancelledError("slow"), true);
+  end(absl::DeadlineExceededError("late"), false);
+  end(absl::DataLossError("NaN"), false);
+  end(absl::UnavailableError("lost"), false);
+  EXPECT_EQ(Requests("grpc", "stalled"), 1);
+  EXPECT_EQ(Requests("grpc", "expired"), 1);
+  EXPECT_EQ(Requests("grpc", "failed"), 2);
+  EXPECT_EQ(Success("abort"), 2);
+  EXPECT_EQ(Success("error"), 2);
+}
+
+}  // namespace
+}  // namespace whalepod
