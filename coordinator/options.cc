@@ -62,6 +62,14 @@ void AddSizes(CLI::App& app, ServeOptions& o) {
       ->check(CLI::Range(int64_t{0}, int64_t{1024}));
   Add(app, "--max-waiting", o.max_waiting, "requests that may queue")
       ->check(CLI::Range(1, 1 << 20));
+  Add(app, "--max-waiting-tokens", o.max_waiting_tokens, "prompt tokens that may queue")
+      ->check(CLI::Range(uint64_t{1}, uint64_t{1} << 40));
+  WithEnvironment(app.add_flag("--enable-prefix-caching,!--no-enable-prefix-caching",
+                               o.enable_prefix_caching,
+                               "keep the KV cache of prompts for those that begin alike"));
+  Add(app, "--priority-ageing", o.priority_ageing,
+      "seconds of waiting that make up for one point of priority")
+      ->check(CLI::Range(0.001, 1e6));
   Add(app, "--min-prefill-chunk", o.min_prefill_chunk,
       "a prompt is cut into pieces of at least this many tokens")
       ->check(CLI::Range(1, 1 << 20))
@@ -75,6 +83,12 @@ void AddPlaces(CLI::App& app, ServeOptions& o) {
       ->check(CLI::Range(0, 65535));
   Add(app, "--control-port", o.control_port, "for workers; 0: any free one")
       ->check(CLI::Range(0, 65535));
+  WithEnvironment(app.add_option("--api-key", o.api_keys,
+                                 "KEY or NAME:KEY that clients must show; may be given several "
+                                 "times, in the environment with commas between"))
+      ->delimiter(',')
+      ->expected(1)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
   Add(app, "--state-dir", o.state_dir, "folder that keeps the epoch number over restarts");
   const auto seconds = CLI::Range(0.001, 1e6);
   Add(app, "--join-timeout", o.join_timeout, "seconds until all workers are here")->check(seconds);

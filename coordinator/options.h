@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "CLI/CLI.hpp"
 #include "absl/status/statusor.h"
@@ -33,6 +34,9 @@ struct ServeOptions {
   uint64_t kv_cache_bytes = 0;  // a host
   int64_t threads_per_rank = 0;
   uint32_t max_waiting = 1024;
+  uint64_t max_waiting_tokens = 4 << 20;
+  bool enable_prefix_caching = true;
+  double priority_ageing = 5;  // seconds
   uint32_t min_prefill_chunk = 512;
 
   // Where. Port 0: any free one.
@@ -40,7 +44,8 @@ struct ServeOptions {
   int port = 8000;  // HTTP
   int grpc_port = 50051;
   int control_port = 50052;
-  std::string state_dir;  // empty: epochs are not kept
+  std::vector<std::string> api_keys;  // KEY or NAME:KEY; none: everybody may ask
+  std::string state_dir;              // empty: epochs are not kept
   LogFormat log_format = LogFormat::kText;
 
   // Seconds.

@@ -130,6 +130,9 @@ SchedulerConfig SchedulerConfigOf(const ServeOptions& options, const v1::Shardin
   config.max_num_batched_tokens = static_cast<uint32_t>(runtime.max_num_batched_tokens());
   config.max_model_len = static_cast<uint32_t>(runtime.max_model_len());
   config.max_waiting = options.max_waiting;
+  config.max_waiting_tokens = options.max_waiting_tokens;
+  config.prefix_cache = options.enable_prefix_caching;
+  config.ageing = Seconds(options.priority_ageing);
   config.min_chunk = options.min_prefill_chunk;
   config.first_step = Fleet::kFirstStep;
   for (const int64_t id : plan.model().eos_token_ids()) {
@@ -198,8 +201,10 @@ absl::Status CoordinatorServer::Listen() {
   fleet_ = std::make_unique<Fleet>(std::move(fleet));
   fleet_->SetOnFailed([this](const absl::Status& status) { NoteFailure(status); });
 
+  ASSIGN_OR_RETURN(ApiKeys keys, ApiKeys::Parse(options_.api_keys));
   frontend_ = std::make_unique<Frontend>(
-      DescribeModel(), [this](v1::GetStatusResponse* status) { FillStatus(status); }, &metrics_);
+      DescribeModel(), [this](v1::GetStatusResponse* status) { FillStatus(status); }, &metrics_,
+      std::move(keys));
   ASSIGN_OR_RETURN(
       api_, ApiServer::Start({.host = options_.host, .port = options_.grpc_port}, frontend_.get()));
   ASSIGN_OR_RETURN(
@@ -371,6 +376,8 @@ void CoordinatorServer::FillStatus(v1::GetStatusResponse* status) const {
   status->set_steps(stats.steps);
   status->set_kv_blocks_total(stats.blocks_total);
   status->set_kv_blocks_used(stats.blocks_owned);
+  status->set_kv_blocks_cached(stats.blocks_cached);
+  status->set_preemptions(stats.preemptions);
   status->set_kv_block_tokens(static_cast<uint32_t>(plan_.runtime().kv_block_tokens()));
   const RateMeter::Rates rates = metrics_.Rates(Clock::Real()->Now());
   status->set_prompt_tokens_per_second(rates.prompt_tokens);

@@ -27,9 +27,15 @@ class Service final : public v1::InferenceService::CallbackService {
   grpc::ServerWriteReactor<v1::GenerateResponse>* Generate(
       grpc::CallbackServerContext* context, const v1::GenerateRequest* request) override {
     auto* const reactor = new GrpcGenerate(context, frontend_);
+    absl::StatusOr<std::string> caller = CallerOf(*context);
+    if (!caller.ok()) {
+      reactor->generation()->Refuse(caller.status());
+      return reactor;
+    }
     // gRPC keeps the request until the call ends, which it cannot before Begin or Refuse.
-    frontend_.Generate(reactor->generation(), std::shared_ptr<const v1::GenerateRequest>(
-                                                  std::shared_ptr<void>(), request));
+    frontend_.Generate(reactor->generation(),
+                       std::shared_ptr<const v1::GenerateRequest>(std::shared_ptr<void>(), request),
+                       *std::move(caller));
     return reactor;
   }
 
@@ -55,7 +61,9 @@ class Service final : public v1::InferenceService::CallbackService {
     grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
     const std::shared_ptr<const ServedModel> served = frontend_.model();
     const ServedModel& model = *served;
-    if (absl::Status status = CheckModelName(model, request->model()); !status.ok()) {
+    absl::Status status = CallerOf(*context).status();
+    if (status.ok()) status = CheckModelName(model, request->model());
+    if (!status.ok()) {
       reactor->Finish(ToGrpcStatus(status));
       return reactor;
     }
@@ -83,12 +91,20 @@ class Service final : public v1::InferenceService::CallbackService {
   }
 
  private:
+  absl::StatusOr<std::string> CallerOf(const grpc::CallbackServerContext& context) const {
+    const auto it = context.client_metadata().find("authorization");
+    if (it == context.client_metadata().end()) return frontend_.CallerOf("");
+    return frontend_.CallerOf({it->second.data(), it->second.size()});
+  }
+
   // Ends a call with what `work` says, which runs on a thread of its own and may outlive this.
   template <typename Work>
   grpc::ServerUnaryReactor* Later(grpc::CallbackServerContext* context, Work work) {
     grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-    const absl::Status queued =
-        frontend_.RunTextWork([reactor, work] { reactor->Finish(ToGrpcStatus(work())); });
+    absl::Status queued = CallerOf(*context).status();
+    if (queued.ok()) {
+      queued = frontend_.RunTextWork([reactor, work] { reactor->Finish(ToGrpcStatus(work())); });
+    }
     if (!queued.ok()) reactor->Finish(ToGrpcStatus(queued));
     return reactor;
   }

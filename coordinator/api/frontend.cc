@@ -21,9 +21,11 @@ int TextThreads() {
 
 }  // namespace
 
-Frontend::Frontend(ServedModel model, StatusFn status, ServingMetrics* metrics, const Clock* clock)
+Frontend::Frontend(ServedModel model, StatusFn status, ServingMetrics* metrics, ApiKeys keys,
+                   const Clock* clock)
     : status_(std::move(status)),
       metrics_(metrics),
+      keys_(std::move(keys)),
       clock_(clock),
       serving_{.model = std::make_shared<const ServedModel>(std::move(model)),
                .not_ready = absl::UnavailableError("the deployment is starting")},
@@ -77,22 +79,27 @@ absl::Status Frontend::RunTextWork(std::function<void()> work) {
 }
 
 void Frontend::Generate(std::shared_ptr<Generation> generation,
-                        std::shared_ptr<const v1::GenerateRequest> request) {
+                        std::shared_ptr<const v1::GenerateRequest> request, std::string caller) {
+  const TimePoint arrival = clock_->Now();
   if (request->has_token_ids()) {
-    Begin(generation.get(), *request);
+    Begin(generation.get(), *request, caller, arrival);
     return;
   }
   const absl::Status queued =
-      RunTextWork([this, generation, request] { Begin(generation.get(), *request); });
+      RunTextWork([this, generation, request, caller = std::move(caller), arrival] {
+        Begin(generation.get(), *request, caller, arrival);
+      });
   if (!queued.ok()) generation->Refuse(queued);
 }
 
-void Frontend::Begin(Generation* generation, const v1::GenerateRequest& request) {
+void Frontend::Begin(Generation* generation, const v1::GenerateRequest& request,
+                     const std::string& caller, TimePoint arrival) {
   const Serving serving = Now();
   // What is wrong with the request itself can be told only once the limits are known.
   if (!serving.not_ready.ok()) return generation->Refuse(NotReady(serving.not_ready));
-  absl::StatusOr<CheckedGenerate> checked = ValidateGenerate(*serving.model, request);
+  absl::StatusOr<CheckedGenerate> checked = ValidateGenerate(*serving.model, request, arrival);
   if (!checked.ok()) return generation->Refuse(checked.status());
+  checked->request.tenant = caller;
   std::string id = request.request_id();
   if (id.empty()) {
     id = absl::StrCat("gen-", absl::Hex(id_prefix_, absl::kZeroPad8), "-", ++next_id_);

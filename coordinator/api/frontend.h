@@ -11,6 +11,7 @@
 
 #include "absl/status/status.h"
 #include "base/clock.h"
+#include "coordinator/api/api_keys.h"
 #include "coordinator/api/generation.h"
 #include "coordinator/api/validate.h"
 #include "coordinator/api/work_pool.h"
@@ -28,7 +29,7 @@ class Frontend {
   using StatusFn = std::function<void(v1::GetStatusResponse*)>;
 
   // Not ready; `model` is told in the meantime. `metrics` outlives this.
-  Frontend(ServedModel model, StatusFn status, ServingMetrics* metrics,
+  Frontend(ServedModel model, StatusFn status, ServingMetrics* metrics, ApiKeys keys = ApiKeys(),
            const Clock* clock = Clock::Real());
 
   // From now on requests go to `engine`, which outlives this.
@@ -48,10 +49,15 @@ class Frontend {
   // What GET /metrics answers.
   std::string MetricsText() const;
 
+  // Who asks, by the header `authorization`; see ApiKeys. Everything but health asks this first.
+  absl::StatusOr<std::string> CallerOf(absl::string_view authorization) const {
+    return keys_.NameOf(authorization);
+  }
+
   // Checks a request and begins `generation` with it, or refuses it; may return before that. Text
-  // is encoded on threads of its own.
+  // is encoded on threads of its own. `caller`: CallerOf's, whose share it takes.
   void Generate(std::shared_ptr<Generation> generation,
-                std::shared_ptr<const v1::GenerateRequest> request);
+                std::shared_ptr<const v1::GenerateRequest> request, std::string caller);
 
   // Errors as the answer to a client.
   absl::Status Tokenize(const v1::TokenizeRequest& request, v1::TokenizeResponse* response) const;
@@ -70,10 +76,12 @@ class Frontend {
   Serving Now() const;
   // Says how far the deployment is, where it is on its way.
   absl::Status NotReady(const absl::Status& why) const;
-  void Begin(Generation* generation, const v1::GenerateRequest& request);
+  void Begin(Generation* generation, const v1::GenerateRequest& request, const std::string& caller,
+             TimePoint arrival);
 
   const StatusFn status_;
   ServingMetrics* const metrics_;
+  const ApiKeys keys_;
   const Clock* const clock_;
   mutable std::mutex scrape_mu_;  // a scrape sets what it then reads
   mutable std::mutex mu_;

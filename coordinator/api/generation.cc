@@ -10,8 +10,6 @@
 namespace whalepod {
 namespace {
 
-// A client that takes nothing for this long has its generation cancelled.
-constexpr std::chrono::seconds kWriteStall(30);
 // Of one message: with 20 best ids each a quarter of a megabyte, and clients take four.
 constexpr int kMostPromptTokens = 1024;
 
@@ -38,7 +36,9 @@ class Generation::Sink final : public RequestSink {
   void OnPrompt(absl::Span<const v1::PromptLogprob> tokens) override {
     stream_->TakePrompt(tokens);
   }
-  void OnScheduled() override { stream_->TakeScheduled(choice_); }
+  void OnScheduled(uint32_t cached_tokens) override {
+    stream_->TakeScheduled(choice_, cached_tokens);
+  }
   void OnToken(const v1::SampledToken& token) override { stream_->TakeToken(choice_, token); }
   void OnFinished(v1::FinishReason reason) override { stream_->TakeEnd(choice_, reason); }
   void OnError(const absl::Status& status) override { stream_->TakeError(status); }
@@ -150,9 +150,13 @@ void Generation::TakePrompt(absl::Span<const v1::PromptLogprob> tokens) {
   CancelSequences();
 }
 
-void Generation::TakeScheduled(uint32_t index) {
+void Generation::TakeScheduled(uint32_t index, uint32_t cached_tokens) {
   std::lock_guard lock(mu_);
-  if (!OverLocked()) record_.OnScheduled(index, clock_->Now());
+  if (OverLocked()) return;
+  record_.OnScheduled(index, clock_->Now());
+  Choice& choice = choices_[index];
+  // After a preemption more is found than the client was spared.
+  if (!std::exchange(choice.scheduled, true)) choice.cached_tokens = cached_tokens;
 }
 
 void Generation::TakeToken(uint32_t index, const v1::SampledToken& token) {
@@ -169,11 +173,13 @@ void Generation::TakeToken(uint32_t index, const v1::SampledToken& token) {
     FillPieceLocked(out);
     if (token.has_logprob()) FillLogprobs(token, out);
     ++choice.completion_tokens;
+    choice.unread += 1 + static_cast<uint32_t>(token.top_size());
     const bool stopped = ParseLocked(choice, token.token_id());
-    if (write_in_flight_ && now - write_since_ > kWriteStall) {
+    if (write_in_flight_ &&
+        (choice.unread > limits_.unread || now - write_since_ > limits_.stall)) {
       const LogScope scope(LogField{"request_id", absl::string_view(request_id_)});
-      spdlog::warn("request {}: the client has read nothing for {} s, cancelled", request_id_,
-                   kWriteStall.count());
+      spdlog::warn("request {}: the client reads too slowly, cancelled with {} tokens unread",
+                   request_id_, choice.tokens.tokens().tokens_size());
       record_.OnStalled();
       writer_->Abandon();
       return;
@@ -190,7 +196,10 @@ void Generation::TakeToken(uint32_t index, const v1::SampledToken& token) {
 
 bool Generation::ParseLocked(Choice& choice, uint32_t token) {
   if (!choice.parser.has_value()) return false;
+  const bool reasoned = choice.parser->in_reasoning();
   choice.parser->Add(token, spans_);
+  // Tags are none: the first one is read before, the last one after the state changes.
+  if (reasoned && choice.parser->in_reasoning()) ++choice.reasoning_tokens;
   return TakeSpansLocked(choice, /*last=*/false);
 }
 
@@ -214,7 +223,9 @@ void Generation::EndLocked(Choice& choice, v1::FinishReason reason) {
   finished->set_reason(reason);
   finished->set_choice(static_cast<uint32_t>(&choice - choices_.data()));
   finished->mutable_usage()->set_prompt_tokens(prompt_tokens_);
+  finished->mutable_usage()->set_cached_tokens(choice.cached_tokens);
   finished->mutable_usage()->set_completion_tokens(choice.completion_tokens);
+  finished->mutable_usage()->set_reasoning_tokens(choice.reasoning_tokens);
   if (choice.stops.has_value()) finished->set_stop(choice.stops->stopped_by());
 }
 
@@ -270,7 +281,10 @@ bool Generation::TakeDueLocked(v1::GenerateResponse* message) {
     return true;
   }
   for (Choice& choice : choices_) {
-    if (choice.tokens.has_tokens()) return take(choice.tokens);
+    if (choice.tokens.has_tokens()) {
+      choice.unread = 0;
+      return take(choice.tokens);
+    }
     if (choice.finished.has_finished()) return take(choice.finished);
   }
   return false;

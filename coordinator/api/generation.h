@@ -39,10 +39,21 @@ class ResponseWriter {
 // until the transport and the engine have both let it go.
 class Generation final : public std::enable_shared_from_this<Generation> {
  public:
+  // A client that reads more slowly is cancelled.
+  struct Limits {
+    // It has taken nothing for so long,
+    Duration stall = std::chrono::seconds(30);
+    // or so much of a choice waits for it: tokens, and the best ids that come with them. About two
+    // megabytes, and clients take messages of four.
+    uint32_t unread = 1 << 17;
+  };
+
   // A call that waits for Begin or Refuse, one of which must follow. `writer` outlives its last
   // call (see there). `record` measures the call.
+  Generation(ResponseWriter* writer, const Clock* clock, RequestRecord record, const Limits& limits)
+      : writer_(writer), clock_(clock), limits_(limits), record_(std::move(record)) {}
   Generation(ResponseWriter* writer, const Clock* clock, RequestRecord record)
-      : writer_(writer), clock_(clock), record_(std::move(record)) {}
+      : Generation(writer, clock, std::move(record), Limits()) {}
 
   // Submits what was asked for, all choices or none; `engine` outlives the call.
   void Begin(Engine* engine, CheckedGenerate checked, std::string request_id,
@@ -64,14 +75,16 @@ class Generation final : public std::enable_shared_from_this<Generation> {
     std::optional<ReasoningParser> parser;  // of a model with a tokenizer
     std::optional<StopStrings> stops;       // likewise
     uint64_t sequence = 0;                  // 0: not with the engine
-    uint32_t completion_tokens = 0;
+    uint32_t cached_tokens = 0, completion_tokens = 0, reasoning_tokens = 0;
     v1::GenerateResponse tokens, finished;  // to be written
+    uint32_t unread = 0;                    // tokens in `tokens`, and the best ids with them
+    bool scheduled = false;                 // it has run
     bool ended = false;                     // `finished` is made
   };
 
   // From the engine's thread.
   void TakePrompt(absl::Span<const v1::PromptLogprob> tokens);
-  void TakeScheduled(uint32_t choice);
+  void TakeScheduled(uint32_t choice, uint32_t cached_tokens);
   void TakeToken(uint32_t choice, const v1::SampledToken& token);
   void TakeEnd(uint32_t choice, v1::FinishReason reason);
   void TakeError(const absl::Status& status);
@@ -96,6 +109,7 @@ class Generation final : public std::enable_shared_from_this<Generation> {
 
   ResponseWriter* const writer_;
   const Clock* const clock_;
+  const Limits limits_;
   std::string request_id_;
   std::shared_ptr<const Tokenizer> tokenizer_;  // null: none
   uint32_t min_tokens_ = 0;                     // stop strings are looked for after them

@@ -48,10 +48,10 @@ class HttpSession::Completion final : public ResponseWriter,
  public:
   Completion(std::shared_ptr<HttpSession> session, OpenAiRequest request)
       : session_(std::move(session)),
-        request_(std::move(request.generate)),
         stream_(request.stream),
-        response_(request, std::max(1u, request_.options().n()),
+        response_(request, std::max(1u, request.generate.options().n()),
                   session_->frontend_->model()->text.tokenizer, SecondsNow()),
+        request_(std::move(request.generate)),
         generation_(std::make_shared<Generation>(this, session_->frontend_->clock(),
                                                  session_->frontend_->NewRecord(Transport::kHttp))),
         heartbeat_(session_->executor()) {}
@@ -60,7 +60,8 @@ class HttpSession::Completion final : public ResponseWriter,
   // only by it.
   void Begin() {
     session_->frontend_->Generate(
-        generation_, std::shared_ptr<const v1::GenerateRequest>(shared_from_this(), &request_));
+        generation_, std::shared_ptr<const v1::GenerateRequest>(shared_from_this(), &request_),
+        session_->caller_);
   }
 
   // From any thread, under the generation's lock.
@@ -213,9 +214,9 @@ class HttpSession::Completion final : public ResponseWriter,
   }
 
   const std::shared_ptr<HttpSession> session_;
-  const v1::GenerateRequest request_;
   const bool stream_;
   OpenAiResponse response_;
+  const v1::GenerateRequest request_;
   const std::shared_ptr<Generation> generation_;
   asio::steady_timer heartbeat_;
   std::optional<http::response<http::empty_body>> header_;
@@ -304,6 +305,11 @@ void HttpSession::Route() {
   if (path == "/version")
     return Reply(200, absl::StrCat("{\"version\":\"", WHALEPOD_VERSION, "\"}"));
   if (path == "/metrics") return Reply(200, frontend_->MetricsText(), 0, kMetricsType);
+  const auto authorization = request_.find(http::field::authorization);
+  absl::StatusOr<std::string> caller = frontend_->CallerOf(
+      authorization == request_.end() ? absl::string_view() : View(authorization->value()));
+  if (!caller.ok()) return ReplyError(caller.status());
+  caller_ = *std::move(caller);
   if (path == "/v1/models") return ListModels("");
   if (one_model && get) return ListModels(path.substr(sizeof("/v1/models/") - 1));
   if (path == "/v1/chat/completions") return Complete(ParseChatCompletion(body));

@@ -63,6 +63,7 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
   boost::beast::flat_buffer buffer_;
   std::optional<boost::beast::http::request_parser<boost::beast::http::string_body>> parser_;
   Request request_;
+  std::string caller_;       // who asks
   absl::string_view route_;  // what its path is counted as; static
   std::shared_ptr<Completion> completion_;
   bool closing_ = false;

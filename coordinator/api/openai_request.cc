@@ -211,8 +211,8 @@ void ReadBias(Fields& fields, v1::GenerationOptions* options) {
 void RefuseWhatIsNotBuilt(Fields& fields) {
   for (const char* key :
        {"tools", "functions", "tool_choice", "function_call", "guided_json", "guided_regex",
-        "guided_choice", "guided_grammar", "structured_outputs", "suffix", "thinking_token_budget",
-        "prompt_logprobs", "continue_final_message", "echo", "use_beam_search"}) {
+        "guided_choice", "guided_grammar", "structured_outputs", "suffix", "prompt_logprobs",
+        "continue_final_message", "use_beam_search"}) {
     const Json* value = fields.Find(key);
     if (value == nullptr || *value == false || *value == "none" || *value == "") continue;
     if (value->is_array() && value->empty()) continue;
@@ -222,7 +222,6 @@ void RefuseWhatIsNotBuilt(Fields& fields) {
   if (format != nullptr && !(format->is_object() && format->value("type", Json()) == "text")) {
     fields.NotBuilt("response_format");
   }
-  if (fields.Int("priority", INT64_MIN, INT64_MAX).value_or(0) != 0) fields.NotBuilt("priority");
   if (fields.Int("best_of", 0, 64).value_or(1) > 1) fields.NotBuilt("best_of");
 }
 
@@ -250,6 +249,21 @@ void ReadSampling(Fields& fields, v1::GenerationOptions* options) {
   ReadBias(fields, options);
 }
 
+// The three timeouts are ours; the rest is vLLM's.
+void ReadScheduling(Fields& fields, v1::GenerateRequest* request) {
+  const auto priority = fields.Int("priority", INT32_MIN, INT32_MAX);
+  request->set_priority(static_cast<int32_t>(priority.value_or(0)));
+  if (const std::optional<uint32_t> budget = fields.Uint("thinking_token_budget")) {
+    request->mutable_options()->set_thinking_token_budget(*budget);
+  }
+  const std::optional<uint32_t> queue = fields.Uint("queue_timeout_ms");
+  const std::optional<uint32_t> first = fields.Uint("first_token_timeout_ms");
+  const std::optional<uint32_t> total = fields.Uint("timeout_ms");
+  if (queue) request->mutable_timeouts()->set_queue_ms(*queue);
+  if (first) request->mutable_timeouts()->set_first_token_ms(*first);
+  if (total) request->mutable_timeouts()->set_total_ms(*total);
+}
+
 void ReadStream(Fields& fields, OpenAiRequest* request) {
   request->stream = fields.Bool("stream");
   const Json* options = fields.Find("stream_options");
@@ -267,6 +281,7 @@ void ReadStream(Fields& fields, OpenAiRequest* request) {
 void ReadCommon(Fields& fields, OpenAiRequest* request) {
   request->generate.set_model(fields.String("model"));
   ReadSampling(fields, request->generate.mutable_options());
+  ReadScheduling(fields, &request->generate);
   ReadStream(fields, request);
   RefuseWhatIsNotBuilt(fields);
 }
@@ -298,6 +313,8 @@ void ReadCompletion(Fields& fields, OpenAiRequest* request) {
     request->logprobs = true;
     options->set_logprobs(*top);
   }
+  request->echo = fields.Bool("echo");
+  if (request->echo && request->logprobs) options->set_prompt_logprobs(options->logprobs());
 }
 
 // A body read by `read`, which leaves what is wrong in the fields.

@@ -17,11 +17,12 @@ struct OpenAiRequest {
   bool include_usage = false;     // a last chunk with the usage
   bool continuous_usage = false;  // usage in every chunk
   bool logprobs = false;
+  bool echo = false;  // a completion begins with its prompt
 };
 
 // INVALID_ARGUMENT with the field by its name in the body. null counts as absent. Fields that
 // nobody knows are ignored, as vLLM does; known ones that are not built (tools, response_format
-// other than text, echo, ...) are refused unless they ask for nothing. Ranges are
+// other than text, ...) are refused unless they ask for nothing. Ranges are
 // ValidateGenerate's to check.
 absl::StatusOr<OpenAiRequest> ParseChatCompletion(absl::string_view body);
 absl::StatusOr<OpenAiRequest> ParseCompletion(absl::string_view body);

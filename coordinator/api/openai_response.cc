@@ -4,6 +4,7 @@
 #include <cmath>
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
@@ -36,6 +37,8 @@ HttpCode CodeOf(const absl::Status& status) {
     case absl::StatusCode::kOutOfRange:
     case absl::StatusCode::kFailedPrecondition:
       return {400, "invalid_request_error"};
+    case absl::StatusCode::kUnauthenticated:
+      return {401, "invalid_request_error"};
     case absl::StatusCode::kNotFound:
       return {404, "invalid_request_error"};
     case absl::StatusCode::kResourceExhausted:
@@ -67,11 +70,12 @@ HttpError ToHttpError(const absl::Status& status) {
   HttpError error;
   error.status = code.status;
   if (detail) error.retry_after_ms = detail->retry_delay_ms();
-  error.body = Dump({{"error",
-                      {{"message", std::string(status.message())},
-                       {"type", code.type},
-                       {"param", param},
-                       {"code", detail ? Json(detail->reason()) : Json()}}}});
+  error.body =
+      Dump({{"error",
+             {{"message", std::string(status.message())},
+              {"type", code.type},
+              {"param", param},
+              {"code", detail ? Json(absl::AsciiStrToLower(detail->reason())) : Json()}}}});
   return error;
 }
 
@@ -83,7 +87,13 @@ OpenAiResponse::OpenAiResponse(const OpenAiRequest& request, uint32_t choices,
       with_logprobs_(request.logprobs),
       tokenizer_(std::move(tokenizer)),
       created_(created),
-      choices_(choices) {}
+      choices_(choices) {
+  if (!request.echo) return;
+  echo_ = request.generate.text();
+  if (request.generate.has_token_ids() && tokenizer_ != nullptr) {
+    echo_ = tokenizer_->Decode(request.generate.token_ids().ids(), SpecialTokens::kSkip);
+  }
+}
 
 void OpenAiResponse::Start(const v1::GenerateResponse::Started& started) {
   id_ = absl::StrCat(chat_ ? "chatcmpl-" : "cmpl-", started.request_id());
@@ -115,12 +125,16 @@ Json OpenAiResponse::Chunk(uint32_t choice, Json delta, Json logprobs, Json fini
 }
 
 Json OpenAiResponse::Usage() const {
-  uint32_t generated = 0;
-  for (const Choice& choice : choices_) generated += choice.generated;
+  uint32_t generated = 0, reasoning = 0;
+  for (const Choice& choice : choices_) {
+    generated += choice.generated;
+    reasoning += choice.finished.usage().reasoning_tokens();
+  }
   return {{"prompt_tokens", prompt_tokens_},
           {"completion_tokens", generated},
           {"total_tokens", prompt_tokens_ + generated},
-          {"prompt_tokens_details", {{"cached_tokens", cached_tokens_}}}};
+          {"prompt_tokens_details", {{"cached_tokens", cached_tokens_}}},
+          {"completion_tokens_details", {{"reasoning_tokens", reasoning}}}};
 }
 
 Json OpenAiResponse::TokenLogprob(uint32_t id, float logprob) const {
@@ -133,13 +147,13 @@ Json OpenAiResponse::TokenLogprob(uint32_t id, float logprob) const {
           {"bytes", std::move(bytes)}};
 }
 
-Json OpenAiResponse::LogprobsOf(const v1::GenerateResponse::Tokens& tokens, Choice& choice) const {
+Json OpenAiResponse::LogprobsOf(const Tokens& tokens, Choice& choice) const {
   return chat_ ? ChatLogprobs(tokens) : TextLogprobs(tokens, choice);
 }
 
-Json OpenAiResponse::ChatLogprobs(const v1::GenerateResponse::Tokens& tokens) const {
+Json OpenAiResponse::ChatLogprobs(const Tokens& tokens) const {
   Json content = Json::array();
-  for (const v1::GeneratedToken& token : tokens.tokens()) {
+  for (const v1::GeneratedToken& token : tokens) {
     Json entry = TokenLogprob(token.token_id(), token.logprob());
     Json top = Json::array();
     for (const v1::TokenLogprob& best : token.top()) {
@@ -151,14 +165,14 @@ Json OpenAiResponse::ChatLogprobs(const v1::GenerateResponse::Tokens& tokens) co
   return {{"content", std::move(content)}};
 }
 
-Json OpenAiResponse::TextLogprobs(const v1::GenerateResponse::Tokens& tokens,
-                                  Choice& choice) const {
+Json OpenAiResponse::TextLogprobs(const Tokens& tokens, Choice& choice) const {
   Json pieces = Json::array(), logprobs = Json::array(), tops = Json::array(),
        offsets = Json::array();
-  for (const v1::GeneratedToken& token : tokens.tokens()) {
+  for (const v1::GeneratedToken& token : tokens) {
     const Json entry = TokenLogprob(token.token_id(), token.logprob());
     pieces.push_back(entry["token"]);
-    logprobs.push_back(entry["logprob"]);
+    // Nothing comes before a prompt's first token that could tell how likely it was.
+    logprobs.push_back(token.has_logprob() ? entry["logprob"] : Json());
     Json top = Json::object();
     for (const v1::TokenLogprob& best : token.top()) {
       const Json of_best = TokenLogprob(best.token_id(), best.logprob());
@@ -166,7 +180,7 @@ Json OpenAiResponse::TextLogprobs(const v1::GenerateResponse::Tokens& tokens,
       const std::string text = of_best["token"].get<std::string>();
       if (!top.contains(text)) top[text] = of_best["logprob"];
     }
-    tops.push_back(std::move(top));
+    tops.push_back(token.has_logprob() ? std::move(top) : Json());
     offsets.push_back(choice.characters);
     const std::string piece = entry["token"].get<std::string>();
     choice.characters += static_cast<size_t>(std::count_if(piece.begin(), piece.end(), [](char c) {
@@ -203,7 +217,10 @@ std::string OpenAiResponse::TokenEvents(const v1::GenerateResponse::Tokens& toke
   }
   choice.generated += static_cast<uint32_t>(tokens.tokens_size());
   Json logprobs;
-  if (with_logprobs_ && tokens.tokens_size() > 0) logprobs = LogprobsOf(tokens, choice);
+  if (with_logprobs_ && tokens.tokens_size() > 0) logprobs = LogprobsOf(tokens.tokens(), choice);
+  if (const std::string echo = Echo(choice); !echo.empty()) {
+    absl::StrAppend(&events, Event(Chunk(index, echo, {}, {})));
+  }
   for (const v1::TextSpan& span : tokens.spans()) {
     Json delta;
     if (!chat_) {
@@ -224,11 +241,26 @@ std::string OpenAiResponse::TokenEvents(const v1::GenerateResponse::Tokens& toke
   return events;
 }
 
+std::string OpenAiResponse::Echo(Choice& choice) const {
+  return std::exchange(choice.echoed, true) ? "" : echo_;
+}
+
+std::string OpenAiResponse::PromptEvents(const v1::GenerateResponse::Prompt& prompt) {
+  std::string events;
+  for (uint32_t i = 0; i < choices_.size(); ++i) {
+    absl::StrAppend(
+        &events, Event(Chunk(i, Echo(choices_[i]), LogprobsOf(prompt.tokens(), choices_[i]), {})));
+  }
+  return events;
+}
+
 std::string OpenAiResponse::Events(const v1::GenerateResponse& message) {
   if (message.has_started()) Start(message.started());
+  if (message.has_prompt()) return PromptEvents(message.prompt());
   if (message.has_tokens()) return TokenEvents(message.tokens());
   if (!message.has_finished()) return "";
   const v1::GenerateResponse::Finished& finished = message.finished();
+  choices_[finished.choice()].finished = finished;
   prompt_tokens_ = finished.usage().prompt_tokens();
   cached_tokens_ = finished.usage().cached_tokens();
   Json chunk =
@@ -248,8 +280,23 @@ std::string OpenAiResponse::LastEvents() const {
   return absl::StrCat(events, "data: [DONE]\n\n");
 }
 
+void OpenAiResponse::GatherLogprobs(const Tokens& tokens, Choice& choice) const {
+  Json more = LogprobsOf(tokens, choice);
+  if (choice.logprobs.is_null()) {
+    choice.logprobs = std::move(more);
+    return;
+  }
+  for (auto& [name, list] : more.items()) {
+    for (Json& entry : list) choice.logprobs[name].push_back(std::move(entry));
+  }
+}
+
 void OpenAiResponse::Gather(const v1::GenerateResponse& message) {
   if (message.has_started()) Start(message.started());
+  if (message.has_prompt()) {
+    for (Choice& choice : choices_) GatherLogprobs(message.prompt().tokens(), choice);
+    return;
+  }
   const uint32_t index =
       message.has_finished() ? message.finished().choice() : message.tokens().choice();
   if (index >= choices_.size()) return;
@@ -261,16 +308,8 @@ void OpenAiResponse::Gather(const v1::GenerateResponse& message) {
   }
   if (!message.has_tokens()) return;
   choice.generated += static_cast<uint32_t>(message.tokens().tokens_size());
-  if (with_logprobs_) {
-    Json more = LogprobsOf(message.tokens(), choice);
-    if (choice.logprobs.is_null()) {
-      choice.logprobs = std::move(more);
-    } else {
-      for (auto& [name, list] : more.items()) {
-        for (Json& entry : list) choice.logprobs[name].push_back(std::move(entry));
-      }
-    }
-  }
+  if (with_logprobs_) GatherLogprobs(message.tokens().tokens(), choice);
+  choice.text += Echo(choice);
   for (const v1::TextSpan& span : message.tokens().spans()) {
     if (!chat_) {
       choice.text += Tagged(choice, span);

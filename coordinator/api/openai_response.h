@@ -43,12 +43,15 @@ class OpenAiResponse {
  private:
   using Json = nlohmann::ordered_json;
 
+  using Tokens = google::protobuf::RepeatedPtrField<v1::GeneratedToken>;
+
   struct Choice {
     std::string text, reasoning;
     Json logprobs;          // lists by name; null: none yet
     size_t characters = 0;  // of the tokens so far
     uint32_t generated = 0;
     bool role_sent = false;
+    bool echoed = false;
     bool thinking = false;  // a completion's text is within reasoning
     bool begun = false;
     v1::GenerateResponse::Finished finished;
@@ -61,16 +64,22 @@ class OpenAiResponse {
   std::string TokenEvents(const v1::GenerateResponse::Tokens& tokens);
   // A completion's text of a span, with the tags that belong before it.
   std::string Tagged(Choice& choice, const v1::TextSpan& span) const;
+  // What a choice begins with where the prompt is echoed: once.
+  std::string Echo(Choice& choice) const;
+  // The prompt's logprobs, which come before any token, as events of all choices.
+  std::string PromptEvents(const v1::GenerateResponse::Prompt& prompt);
   // A message's logprobs as an object of lists, which go on those of the messages before.
-  Json LogprobsOf(const v1::GenerateResponse::Tokens& tokens, Choice& choice) const;
-  Json ChatLogprobs(const v1::GenerateResponse::Tokens& tokens) const;
-  Json TextLogprobs(const v1::GenerateResponse::Tokens& tokens, Choice& choice) const;
+  Json LogprobsOf(const Tokens& tokens, Choice& choice) const;
+  Json ChatLogprobs(const Tokens& tokens) const;
+  Json TextLogprobs(const Tokens& tokens, Choice& choice) const;
+  void GatherLogprobs(const Tokens& tokens, Choice& choice) const;
   Json TokenLogprob(uint32_t id, float logprob) const;
   Json Usage() const;
 
   const bool chat_, include_usage_, continuous_usage_, with_logprobs_;
   const std::shared_ptr<const Tokenizer> tokenizer_;
   const int64_t created_;
+  std::string echo_;  // the prompt's text, where it is asked for
   std::string id_, model_;
   bool reasoning_open_ = false;
   uint32_t prompt_tokens_ = 0, cached_tokens_ = 0;

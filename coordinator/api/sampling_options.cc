@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <random>
 #include <string>
 
@@ -149,6 +150,24 @@ absl::Status FillSampling(const ServedModel& model, const v1::GenerationOptions&
   RETURN_IF_ERROR(FillEnds(model, options, prompt_len, sampling));
   RETURN_IF_ERROR(FillLogprobs(options, sampling));
   sampling->set_seed(options.has_seed() ? options.seed() : DrawSeed());
+  return absl::OkStatus();
+}
+
+absl::Status FillThinking(const ServedModel& model, const v1::GenerationOptions& options,
+                          ReasoningStart reasoning, v1::SamplingParams* sampling) {
+  if (!options.has_thinking_token_budget()) return absl::OkStatus();
+  const std::optional<ReasoningTags> tags =
+      model.text.tokenizer == nullptr ? std::nullopt : ReasoningTagsOf(*model.text.tokenizer);
+  if (!tags) {
+    return WithField(
+        absl::FailedPreconditionError(
+            "options.thinking_token_budget needs a tokenizer with the tokens <think> and </think>"),
+        "options.thinking_token_budget", "NO_REASONING_TAGS");
+  }
+  sampling->set_thinking_budget(options.thinking_token_budget());
+  sampling->set_think_begin(tags->open);
+  sampling->set_think_end(tags->close);
+  sampling->set_think_open(reasoning == ReasoningStart::kOpen);
   return absl::OkStatus();
 }
 

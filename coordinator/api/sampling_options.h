@@ -16,6 +16,11 @@ namespace whalepod {
 absl::Status FillSampling(const ServedModel& model, const v1::GenerationOptions& options,
                           uint64_t prompt_len, v1::SamplingParams* sampling);
 
+// How much reasoning, `reasoning` being where the output begins. FAILED_PRECONDITION if the model
+// has no tags that could close it.
+absl::Status FillThinking(const ServedModel& model, const v1::GenerationOptions& options,
+                          ReasoningStart reasoning, v1::SamplingParams* sampling);
+
 // How many answers are wanted, 1 if nothing is said; `sampling` is FillSampling's.
 absl::StatusOr<uint32_t> CheckChoices(const v1::GenerationOptions& options,
                                       const v1::SamplingParams& sampling);

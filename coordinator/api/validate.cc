@@ -16,6 +16,7 @@ namespace {
 constexpr int kMostStops = 16;
 constexpr size_t kLongestStop = 256;
 constexpr size_t kMostRequestId = 128;
+constexpr int32_t kFarthestPriority = 1000;
 
 // A sequence needs room for its prompt and one token more.
 absl::Status CheckPrompt(const ServedModel& model, const std::string& field,
@@ -56,6 +57,16 @@ absl::Status CheckStop(const ServedModel& model, const v1::GenerationOptions& op
   return absl::OkStatus();
 }
 
+void SetDeadlines(const v1::Timeouts& timeouts, TimePoint arrival, SchedulerRequest* request) {
+  const auto after = [arrival](uint32_t ms) {
+    return ms == 0 ? kNoDeadline : arrival + std::chrono::milliseconds(ms);
+  };
+  request->arrival = arrival;
+  request->queue_deadline = after(timeouts.queue_ms());
+  request->first_token_deadline = after(timeouts.first_token_ms());
+  request->deadline = after(timeouts.total_ms());
+}
+
 }  // namespace
 
 absl::Status CheckTokenIds(const ServedModel& model, const std::string& field,
@@ -83,7 +94,8 @@ absl::Status CheckModelName(const ServedModel& model, const std::string& name) {
 }
 
 absl::StatusOr<CheckedGenerate> ValidateGenerate(const ServedModel& model,
-                                                 const v1::GenerateRequest& request) {
+                                                 const v1::GenerateRequest& request,
+                                                 TimePoint arrival) {
   RETURN_IF_ERROR(CheckModelName(model, request.model()));
   const std::string& id = request.request_id();
   if (id.size() > kMostRequestId || !std::all_of(id.begin(), id.end(), absl::ascii_isgraph)) {
@@ -95,6 +107,13 @@ absl::StatusOr<CheckedGenerate> ValidateGenerate(const ServedModel& model,
   CheckedGenerate out;
   RETURN_IF_ERROR(FillSampling(model, request.options(), prompt.ids.size(), &out.request.sampling));
   ASSIGN_OR_RETURN(out.n, CheckChoices(request.options(), out.request.sampling));
+  RETURN_IF_ERROR(FillThinking(model, request.options(), prompt.reasoning, &out.request.sampling));
+  if (request.priority() < -kFarthestPriority || request.priority() > kFarthestPriority) {
+    return BadField("priority", "OUT_OF_RANGE", absl::StrCat(request.priority()),
+                    absl::StrCat("in [-", kFarthestPriority, ", ", kFarthestPriority, "]"));
+  }
+  out.request.priority = request.priority();
+  SetDeadlines(request.timeouts(), arrival, &out.request);
   out.request.prompt = std::move(prompt.ids);
   out.reasoning = prompt.reasoning;
   RETURN_IF_ERROR(CheckStop(model, request.options()));

@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "base/clock.h"
 #include "coordinator/api/prompt.h"
 #include "coordinator/checkpoint/generation_defaults.h"
 #include "coordinator/sched/scheduler.h"
@@ -47,8 +48,10 @@ struct CheckedGenerate {
 };
 
 // INVALID_ARGUMENT names field, value and limit; NOT_FOUND an unknown model; FAILED_PRECONDITION
-// a prompt that needs a tokenizer or a chat template. A missing seed is drawn.
+// a prompt that needs a tokenizer or a chat template. A missing seed is drawn. Timeouts count from
+// `arrival`.
 absl::StatusOr<CheckedGenerate> ValidateGenerate(const ServedModel& model,
-                                                 const v1::GenerateRequest& request);
+                                                 const v1::GenerateRequest& request,
+                                                 TimePoint arrival);
 
 }  // namespace whalepod

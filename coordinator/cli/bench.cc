@@ -267,8 +267,12 @@ absl::StatusOr<Report> Measure(const Flags& flags) {
   ASSIGN_OR_RETURN(report.bound, MakeBound(flags));
   OwnDeployment own;
   const auto start = std::chrono::steady_clock::now();
-  if (flags.endpoint.empty()) RETURN_IF_ERROR(own.Start(flags.serve));
-  Client client(flags.endpoint.empty() ? own.endpoint() : flags.endpoint);
+  // --api-key is what a running deployment asks for; one's own asks for none.
+  ServeOptions serve = flags.serve;
+  const std::vector<std::string> keys = std::exchange(serve.api_keys, {});
+  if (flags.endpoint.empty()) RETURN_IF_ERROR(own.Start(serve));
+  Client client(flags.endpoint.empty() ? own.endpoint() : flags.endpoint,
+                keys.empty() ? "" : keys.front());
   RETURN_IF_ERROR(client.WaitReady(kReadyWithin));
   if (flags.endpoint.empty()) {
     report.ready = Seconds(std::chrono::steady_clock::now() - start).count();

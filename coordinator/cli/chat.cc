@@ -76,7 +76,8 @@ v1::ChatMessage MessageOf(const char* role, std::string content) {
 
 class Chat {
  public:
-  Chat(const Flags& flags, bool terminal) : terminal_(terminal), client_(flags.endpoint) {
+  Chat(const Flags& flags, bool terminal)
+      : terminal_(terminal), client_(flags.endpoint, flags.api_key) {
     flags.Fill(&request_);
     system_ = flags.system;
     Forget();

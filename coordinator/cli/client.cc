@@ -21,7 +21,35 @@ absl::Status FromGrpc(const grpc::Status& status) {
   return absl::Status(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
 }
 
-std::shared_ptr<grpc::Channel> Dial(const std::string& endpoint) {
+// Shows the key with every call of a channel.
+class KeyInterceptor final : public grpc::experimental::Interceptor {
+ public:
+  explicit KeyInterceptor(std::string key) : key_(std::move(key)) {}
+  void Intercept(grpc::experimental::InterceptorBatchMethods* methods) override {
+    using grpc::experimental::InterceptionHookPoints;
+    if (methods->QueryInterceptionHookPoint(InterceptionHookPoints::PRE_SEND_INITIAL_METADATA)) {
+      methods->GetSendInitialMetadata()->emplace("authorization", absl::StrCat("Bearer ", key_));
+    }
+    methods->Proceed();
+  }
+
+ private:
+  const std::string key_;
+};
+
+class KeyInterceptorFactory final : public grpc::experimental::ClientInterceptorFactoryInterface {
+ public:
+  explicit KeyInterceptorFactory(std::string key) : key_(std::move(key)) {}
+  grpc::experimental::Interceptor* CreateClientInterceptor(
+      grpc::experimental::ClientRpcInfo*) override {
+    return new KeyInterceptor(key_);
+  }
+
+ private:
+  const std::string key_;
+};
+
+std::shared_ptr<grpc::Channel> Dial(const std::string& endpoint, const std::string& api_key) {
   grpc::ChannelArguments args;
   args.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
   args.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 50);
@@ -31,7 +59,10 @@ std::shared_ptr<grpc::Channel> Dial(const std::string& endpoint) {
   args.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 30000);
   args.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20000);
   args.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
-  return grpc::CreateCustomChannel(endpoint, grpc::InsecureChannelCredentials(), args);
+  std::vector<std::unique_ptr<grpc::experimental::ClientInterceptorFactoryInterface>> interceptors;
+  if (!api_key.empty()) interceptors.push_back(std::make_unique<KeyInterceptorFactory>(api_key));
+  return grpc::experimental::CreateCustomChannelWithInterceptors(
+      endpoint, grpc::InsecureChannelCredentials(), args, std::move(interceptors));
 }
 
 void SetDeadline(grpc::ClientContext& context) {
@@ -40,8 +71,8 @@ void SetDeadline(grpc::ClientContext& context) {
 
 }  // namespace
 
-Client::Client(const std::string& endpoint)
-    : stub_(v1::InferenceService::NewStub(Dial(endpoint))) {}
+Client::Client(const std::string& endpoint, const std::string& api_key)
+    : stub_(v1::InferenceService::NewStub(Dial(endpoint, api_key))) {}
 
 Client::Client(std::unique_ptr<v1::InferenceService::StubInterface> stub)
     : stub_(std::move(stub)) {}

@@ -37,7 +37,8 @@ class Canceller {
 // One deployment's InferenceService. Thread-safe.
 class Client {
  public:
-  explicit Client(const std::string& endpoint);
+  // api_key: what the deployment asks for; empty: none.
+  explicit Client(const std::string& endpoint, const std::string& api_key = "");
   // A client of `stub`, for tests.
   explicit Client(std::unique_ptr<v1::InferenceService::StubInterface> stub);
 

@@ -8,6 +8,8 @@ void EndpointFlag::Declare(CLI::App* command) {
   command->add_option("--endpoint", endpoint, "HOST:PORT of the deployment")
       ->envname("WHALEPOD_ENDPOINT")
       ->capture_default_str();
+  command->add_option("--api-key", api_key, "if the deployment asks for one")
+      ->envname("WHALEPOD_API_KEY");
 }
 
 void ClientFlags::Declare(CLI::App* command) {

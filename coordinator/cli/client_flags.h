@@ -13,6 +13,7 @@ namespace whalepod {
 
 struct EndpointFlag {
   std::string endpoint = "127.0.0.1:50051";
+  std::string api_key;
   void Declare(CLI::App* command);
 };
 

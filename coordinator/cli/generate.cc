@@ -152,7 +152,7 @@ int GenerateAll(const Flags& flags, Client& client, bool has_tokenizer,
 int Generate(const Flags& flags) {
   const absl::StatusOr<std::vector<v1::GenerateRequest>> requests = MakeRequests(flags);
   if (!requests.ok()) return ReportError(requests.status());
-  Client client(flags.endpoint);
+  Client client(flags.endpoint, flags.api_key);
   const absl::Status ready = client.WaitReady(flags.WaitTime());
   if (!ready.ok()) return ReportError(ready);
   const absl::StatusOr<v1::GetModelResponse> model = client.GetModel();

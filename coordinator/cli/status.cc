@@ -54,7 +54,7 @@ std::string OverScreen(const std::string& text) {
 
 // Until interrupted; a deployment that does not answer may do so again.
 int Watch(const Flags& flags) {
-  Client client(flags.endpoint);
+  Client client(flags.endpoint, flags.api_key);
   const bool in_place = !flags.json && isatty(STDOUT_FILENO) == 1;
   while (true) {
     const absl::StatusOr<std::string> text = Describe(client, flags);
@@ -72,7 +72,7 @@ int Watch(const Flags& flags) {
 
 int Status(const Flags& flags) {
   if (flags.watch) return Watch(flags);
-  Client client(flags.endpoint);
+  Client client(flags.endpoint, flags.api_key);
   const absl::StatusOr<std::string> text = Describe(client, flags);
   if (!text.ok()) return ReportError(text.status());
   std::fputs(text->c_str(), stdout);

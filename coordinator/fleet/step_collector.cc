@@ -59,7 +59,7 @@ void StepCollector::Expect(uint64_t step, Duration limit, TimePoint now, uint64_
   pending.outcome.step = step;
   pending.outcome.tokens = tokens;
   pending.outcome.rank_micros.resize(tp_ * groups_);
-  pending.outcome.group_tokens.resize(groups_);
+  pending.outcome.groups.resize(groups_);
 }
 
 absl::StatusOr<std::optional<StepOutcome>> StepCollector::Add(int rank, v1::StepResult result,
@@ -91,8 +91,13 @@ absl::StatusOr<std::optional<StepOutcome>> StepCollector::Add(int rank, v1::Step
     }
   }
   if (rank % tp_ == 0) {
-    std::vector<v1::SampledToken>& tokens = it->outcome.group_tokens[group];
-    for (v1::SampledToken& token : *result.mutable_tokens()) tokens.push_back(std::move(token));
+    GroupResult& answer = it->outcome.groups[group];
+    answer.live_sequences = result.live_sequences();
+    answer.live_blocks = result.live_blocks();
+    answer.tokens.reserve(result.tokens_size());
+    for (v1::SampledToken& token : *result.mutable_tokens()) {
+      answer.tokens.push_back(std::move(token));
+    }
     std::vector<v1::PromptLogprob>& prompt = it->outcome.prompt;
     for (v1::PromptLogprob& token : *result.mutable_prompt()) prompt.push_back(std::move(token));
   }

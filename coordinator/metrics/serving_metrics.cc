@@ -40,29 +40,19 @@ void ServingMetrics::SetScheduler(const SchedulerStats& stats) {
   waiting_.Set(stats.waiting);
   kv_blocks_.Set(stats.blocks_total);
   kv_blocks_used_.Set(stats.blocks_owned);
+  kv_blocks_cached_.Set(stats.blocks_cached);
+  waiting_tokens_.Set(static_cast<double>(stats.waiting_tokens));
   kv_usage_.Set(
       stats.blocks_total == 0 ? 0 : static_cast<double>(stats.blocks_owned) / stats.blocks_total);
   prefill_tokens_.SetTotal(stats.prefill_tokens);
   decode_tokens_.SetTotal(stats.decode_tokens);
   overrun_tokens_.SetTotal(stats.overrun_tokens);
-  SetPreemptionAndCache(stats);
-}
-
-// A template, so that it takes a SchedulerStats with these fields and one without.
-template <typename Stats>
-void ServingMetrics::SetPreemptionAndCache(const Stats& stats) {
-  if constexpr (requires { stats.preemptions; }) preemptions_.SetTotal(stats.preemptions);
-  if constexpr (requires { stats.prefix_queries + stats.prefix_hits; }) {
-    prefix_queries_.SetTotal(stats.prefix_queries);
-    prefix_hits_.SetTotal(stats.prefix_hits);
-  }
-  if constexpr (requires { stats.waiting_by_priority; }) {
-    waiting_by_priority_.ForEach([](const auto&, Gauge& gauge) { gauge.Set(0); });
-    for (const auto& [priority, waiting] : stats.waiting_by_priority) {
-      waiting_by_priority_.With({absl::StrCat(priority)}).Set(waiting);
-    }
-  } else {
-    waiting_by_priority_.With({"0"}).Set(stats.waiting);
+  preemptions_.SetTotal(stats.preemptions);
+  prefix_queries_.SetTotal(stats.prefix_queries);
+  prefix_hits_.SetTotal(stats.prefix_hits);
+  waiting_by_priority_.ForEach([](const auto&, Gauge& gauge) { gauge.Set(0); });
+  for (const auto& [priority, waiting] : stats.waiting_by_priority) {
+    waiting_by_priority_.With({absl::StrCat(priority)}).Set(waiting);
   }
 }
 

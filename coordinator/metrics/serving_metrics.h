@@ -70,9 +70,6 @@ class ServingMetrics {
     return *outcomes_[static_cast<size_t>(transport)][static_cast<size_t>(outcome)];
   }
 
-  template <typename Stats>
-  void SetPreemptionAndCache(const Stats& stats);
-
   Registry registry_;
 
   // --- Set before a scrape.
@@ -92,6 +89,10 @@ class ServingMetrics {
   Gauge& kv_blocks_ = registry_.AddGauge("whalepod:kv_blocks", "KV blocks of all DP groups.");
   Gauge& kv_blocks_used_ =
       registry_.AddGauge("whalepod:kv_blocks_used", "KV blocks owned by sequences.");
+  Gauge& kv_blocks_cached_ = registry_.AddGauge(
+      "whalepod:kv_blocks_cached", "KV blocks without an owner that the prefix cache can find.");
+  Gauge& waiting_tokens_ =
+      registry_.AddGauge("whalepod:waiting_tokens", "Tokens of the sequences that wait to run.");
   Counter& prefill_tokens_ = registry_.AddCounter(
       "whalepod:prefill_tokens_total", "Tokens computed in prefill chunks, recomputed ones too.");
   Counter& decode_tokens_ =

@@ -1,5 +1,6 @@
 #include "coordinator/sched/engine.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "base/check.h"
@@ -133,12 +134,17 @@ void Engine::CommitLocked(StepOutcome outcome, std::vector<Delivery>* deliveries
   if (!health_.ok()) return;
   TakePromptLocked(std::move(outcome.prompt), deliveries);
   absl::StatusOr<std::vector<SequenceEvent>> events =
-      scheduler_->Commit(outcome.step, outcome.group_tokens);
+      scheduler_->Commit(outcome.step, std::move(outcome.groups));
   if (!events.ok()) {
     FailLocked(Annotate(events.status(), "the ranks' answer contradicts the schedule"));
     return;
   }
-  for (SequenceEvent& event : *events) {
+  TakeEventsLocked(*std::move(events), deliveries);
+}
+
+void Engine::TakeEventsLocked(std::vector<SequenceEvent> events,
+                              std::vector<Delivery>* deliveries) {
+  for (SequenceEvent& event : events) {
     const auto it = sinks_.find(event.sequence);
     if (it == sinks_.end()) continue;
     Delivery delivery{it->second, {}, std::move(event)};
@@ -166,11 +172,12 @@ void Engine::NoteScheduledLocked(const v1::StepPlan& step, std::vector<Delivery>
     Delivery& delivery = deliveries->emplace_back();
     delivery.sink = it->second;
     delivery.scheduled = true;
+    delivery.cached_tokens = sequence.computed();
   }
 }
 
 void Engine::Deliver(const Delivery& delivery) {
-  if (delivery.scheduled) delivery.sink->OnScheduled();
+  if (delivery.scheduled) delivery.sink->OnScheduled(delivery.cached_tokens);
   if (!delivery.prompt.empty()) delivery.sink->OnPrompt(delivery.prompt);
   const SequenceEvent& event = delivery.event;
   if (event.has_token) delivery.sink->OnToken(event.token);
@@ -191,10 +198,14 @@ void Engine::Loop() {
     const auto ready = [&] {
       return stopping_ || !outcomes_.empty() || !undelivered_.empty() || CanStepLocked(false);
     };
-    const bool idle_due = !wake_.wait_until(lock, idle_at, ready);
+    // Deadlines are of the injected clock; this one only says when to look at it.
+    const auto until = std::min<TimePoint>(idle_at, scheduler_->NextDeadline());
+    const bool timed_out = !wake_.wait_until(lock, until, ready);
+    const bool idle_due = timed_out && std::chrono::steady_clock::now() >= idle_at;
     if (stopping_) break;
 
     std::vector<Delivery> deliveries;
+    if (health_.ok()) TakeEventsLocked(scheduler_->Expire(options_.clock->Now()), &deliveries);
     bool broke = false;
     while (!outcomes_.empty()) {
       StepOutcome outcome = std::move(outcomes_.front());
@@ -205,7 +216,7 @@ void Engine::Loop() {
     }
     std::vector<v1::StepPlan> steps;
     while (CanStepLocked(idle_due && steps.empty())) {
-      steps.push_back(scheduler_->NextStep());
+      steps.push_back(scheduler_->NextStep(options_.clock->Now()));
       NoteScheduledLocked(steps.back(), &deliveries);
     }
     if (!steps.empty() || idle_due) last_step = std::chrono::steady_clock::now();

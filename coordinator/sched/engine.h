@@ -26,8 +26,8 @@ namespace whalepod {
 // What all ranks answered to one step.
 struct StepOutcome {
   uint64_t step = 0;
-  std::vector<std::vector<v1::SampledToken>> group_tokens;  // per DP group
-  std::vector<v1::PromptLogprob> prompt;                    // of all; a sequence's are together
+  std::vector<GroupResult> groups;        // by DP group
+  std::vector<v1::PromptLogprob> prompt;  // of all; a sequence's are together
   // How it went, for metrics.
   uint64_t tokens = 0;                // that it ran, in all DP groups
   Duration duration{0};               // from when it was the oldest sent until its last answer
@@ -47,8 +47,9 @@ class StepSender {
 class RequestSink {
  public:
   virtual ~RequestSink() = default;
-  // A step that runs some of it is made. Again where it was preempted and goes on.
-  virtual void OnScheduled() {}
+  // A step that runs some of it is made, which found this many tokens in the prefix cache. Again
+  // where it was preempted and goes on.
+  virtual void OnScheduled(uint32_t cached_tokens) {}
   virtual void OnToken(const v1::SampledToken& token) = 0;
   // Some of the prompt's tokens in order, all of them before OnToken; where they are asked for.
   virtual void OnPrompt(absl::Span<const v1::PromptLogprob> tokens) {}
@@ -60,6 +61,7 @@ class Engine {
  public:
   struct Options {
     StepSender* sender = nullptr;  // not owned, outlives the engine
+    const Clock* clock = Clock::Real();
     std::chrono::milliseconds idle_step{1000};
     int steps_ahead = 2;
   };
@@ -107,11 +109,13 @@ class Engine {
     std::vector<v1::PromptLogprob> prompt;
     SequenceEvent event;
     bool scheduled = false;
+    uint32_t cached_tokens = 0;  // where it is scheduled
   };
 
   void Loop();
   void NoteScheduledLocked(const v1::StepPlan& step, std::vector<Delivery>* deliveries);
   bool CanStepLocked(bool idle_due) const;
+  void TakeEventsLocked(std::vector<SequenceEvent> events, std::vector<Delivery>* deliveries);
   void CommitLocked(StepOutcome outcome, std::vector<Delivery>* deliveries);
   void FailLocked(absl::Status status);
   void TakePromptLocked(std::vector<v1::PromptLogprob> prompt, std::vector<Delivery>* deliveries);

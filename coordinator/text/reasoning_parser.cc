@@ -26,14 +26,19 @@ bool AllWhiteSpace(absl::string_view text) {
 
 }  // namespace
 
-bool LeavesReasoningOpen(const Tokenizer& tokenizer, absl::Span<const uint32_t> prompt) {
+std::optional<ReasoningTags> ReasoningTagsOf(const Tokenizer& tokenizer) {
   const std::optional<uint32_t> open = tokenizer.AddedToken(kOpen);
   const std::optional<uint32_t> close = tokenizer.AddedToken(kClose);
-  if (open.has_value() && close.has_value()) {
+  if (!open.has_value() || !close.has_value()) return std::nullopt;
+  return ReasoningTags{*open, *close};
+}
+
+bool LeavesReasoningOpen(const Tokenizer& tokenizer, absl::Span<const uint32_t> prompt) {
+  if (const std::optional<ReasoningTags> tags = ReasoningTagsOf(tokenizer)) {
     for (size_t i = prompt.size(); i > 0; --i) {
       const uint32_t id = prompt[i - 1];
-      if (id == *open) return true;
-      if (id == *close || id == tokenizer.eos_id()) return false;
+      if (id == tags->open) return true;
+      if (id == tags->close || id == tokenizer.eos_id()) return false;
     }
     return false;
   }
@@ -47,18 +52,12 @@ bool LeavesReasoningOpen(const Tokenizer& tokenizer, absl::Span<const uint32_t> 
 
 ReasoningParser::ReasoningParser(std::shared_ptr<const Tokenizer> tokenizer, ReasoningStart start,
                                  SpecialTokens special)
-    : open_id_(tokenizer->AddedToken(kOpen)),
-      close_id_(tokenizer->AddedToken(kClose)),
+    : tags_(ReasoningTagsOf(*tokenizer)),
       detokenizer_(std::move(tokenizer), special),
-      state_(start == ReasoningStart::kOpen ? State::kReasoning : State::kBeginning) {
-  if (!open_id_.has_value() || !close_id_.has_value()) {
-    open_id_.reset();
-    close_id_.reset();
-  }
-}
+      state_(start == ReasoningStart::kOpen ? State::kReasoning : State::kBeginning) {}
 
 void ReasoningParser::Add(uint32_t id, std::vector<TextSpan>& spans) {
-  if (state_ == State::kBeginning && id == open_id_) {
+  if (state_ == State::kBeginning && tags_ && id == tags_->open) {
     FlushBeforeTag(spans);
     // Text that couldn't be shown may have come before it, and been no white space.
     if (state_ == State::kBeginning) {
@@ -66,7 +65,7 @@ void ReasoningParser::Add(uint32_t id, std::vector<TextSpan>& spans) {
       state_ = State::kReasoning;
       return;
     }
-  } else if (state_ == State::kReasoning && id == close_id_) {
+  } else if (state_ == State::kReasoning && tags_ && id == tags_->close) {
     FlushBeforeTag(spans);
     state_ = State::kAnswer;
     return;
@@ -90,7 +89,7 @@ void ReasoningParser::FlushBeforeTag(std::vector<TextSpan>& spans) {
 
 void ReasoningParser::AddText(absl::string_view text, std::vector<TextSpan>& spans) {
   if (text.empty()) return;
-  if (state_ == State::kAnswer || (state_ == State::kReasoning && close_id_.has_value())) {
+  if (state_ == State::kAnswer || (state_ == State::kReasoning && tags_.has_value())) {
     return Emit(text, spans);
   }
   held_.append(text.data(), text.size());
@@ -103,7 +102,7 @@ void ReasoningParser::AtBeginning(std::vector<TextSpan>& spans) {
   if (begin == absl::string_view::npos && held_.size() <= kMaxWhiteSpace) return;
   const absl::string_view text =
       begin == absl::string_view::npos ? "" : absl::string_view(held_).substr(begin);
-  if (!open_id_.has_value()) {
+  if (!tags_.has_value()) {
     if (!text.empty() && text.size() < kOpen.size() && kOpen.substr(0, text.size()) == text) return;
     if (text.substr(0, kOpen.size()) == kOpen) {
       state_ = State::kReasoning;

@@ -36,6 +36,13 @@ enum class ReasoningStart {
 // white space.
 bool LeavesReasoningOpen(const Tokenizer& tokenizer, absl::Span<const uint32_t> prompt);
 
+// The ids of <think> and </think>, where both are tokens.
+struct ReasoningTags {
+  uint32_t open = 0;
+  uint32_t close = 0;
+};
+std::optional<ReasoningTags> ReasoningTagsOf(const Tokenizer& tokenizer);
+
 // Splits an output at its tags. Where <think> and </think> are tokens, those tokens are the tags,
 // and the same text made of other tokens is text; otherwise their text is. There are at most two:
 // <think> at the beginning, after which comes reasoning, and the first </think> within reasoning,
@@ -71,8 +78,7 @@ class ReasoningParser {
   // Ends the text before a tag token.
   void FlushBeforeTag(std::vector<TextSpan>& spans);
 
-  std::optional<uint32_t> open_id_;  // both or none
-  std::optional<uint32_t> close_id_;
+  const std::optional<ReasoningTags> tags_;
   Detokenizer detokenizer_;
   State state_;
   std::string held_;  // shown later, or a tag

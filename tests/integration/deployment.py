@@ -142,9 +142,13 @@ class Client:
 class Deployment:
     """`whalepod serve` with its workers; a context manager that leaves nothing behind."""
 
+    # On a busy machine a worker may not be run for a second; tests that are about silence say how much is too much.
+    PATIENT = {"WHALEPOD_HEARTBEAT_TIMEOUT": "10"}
+
     def __init__(self, *flags, model=R1_DRAFT, env=None):
         self.process = Process(
-            [BIN / "whalepod", "serve", model, "--port", 0, "--grpc-port", 0, "--control-port", 0, *flags], env=env
+            [BIN / "whalepod", "serve", model, "--port", 0, "--grpc-port", 0, "--control-port", 0, *flags],
+            env={**self.PATIENT, **(env or {})},
         )
         self.client = self.http_port = None
 

@@ -78,6 +78,20 @@ class HttpTest(unittest.TestCase):
         self.assertEqual("".join(c["choices"][0]["text"] for c in chunks), text)
         self.assertEqual(self.post("/v1/completions", prompt=ids, temperature=0)["usage"]["completion_tokens"], 16)
 
+    def test_echo_begins_with_the_prompt_and_its_logprobs(self):
+        ids = question(1236, 2199)
+        plain = self.post("/v1/completions", prompt=ids, temperature=0, max_tokens=8, logprobs=1)["choices"][0]
+        body = {"prompt": ids, "temperature": 0, "max_tokens": 8, "logprobs": 1, "echo": True}
+        echoed = self.post("/v1/completions", **body)["choices"][0]
+        self.assertIn("What is 1236 plus 2199?", echoed["text"])
+        self.assertTrue(echoed["text"].endswith(plain["text"]))
+        logprobs = echoed["logprobs"]["token_logprobs"]
+        self.assertEqual(logprobs[len(ids):], plain["logprobs"]["token_logprobs"])
+        self.assertIsNone(logprobs[0])
+        self.assertTrue(all(x <= 0 for x in logprobs[1:]))
+        chunks = self.events("/v1/completions", **body)
+        self.assertEqual("".join(c["choices"][0]["text"] for c in chunks), echoed["text"])
+
     def test_logprobs_n_and_stop(self):
         grpc_ids, grpc_logprobs, _ = self.deployment.client.generate(
             question(1236, 2199), temperature=0, max_tokens=12, logprobs=0)

@@ -45,6 +45,7 @@ class BlockTable {
   int64_t capacity(const LatentPool& pool) const {
     return static_cast<int64_t>(blocks_.size()) * pool.block_tokens();
   }
+  uint32_t size() const { return static_cast<uint32_t>(blocks_.size()); }
   // Slot of the token at `position` < capacity: block * block_tokens + offset.
   int64_t SlotOf(const LatentPool& pool, int64_t position) const;
   // Valid until the next Append.

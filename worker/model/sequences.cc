@@ -14,6 +14,9 @@ absl::Status Disagree(const Parts&... parts) {
   return absl::FailedPreconditionError(absl::StrCat(parts...));
 }
 
+// A bias that no logit comes near, and that stays finite divided by any temperature.
+constexpr float kCertain = 1e30f;
+
 class Fnv1a {
  public:
   template <typename T>
@@ -74,15 +77,26 @@ absl::Status SequenceTable::Add(const v1::NewSequence& entry) {
   sequence.id = entry.sequence();
   sequence.tokens.assign(entry.tokens().begin(), entry.tokens().end());
   sequence.prompt_len = entry.prompt_len();
+  sequence.computed = entry.computed();
   sequence.sampling = entry.sampling();
   for (const v1::LogitBias& bias : entry.sampling().logit_bias()) {
     sequence.bias.push_back({static_cast<int32_t>(bias.token_id()), bias.bias()});
   }
   sequence.banned.assign(entry.sampling().banned_token_ids().begin(),
                          entry.sampling().banned_token_ids().end());
-  if (!sequence.has_penalties()) return absl::OkStatus();
+  sequence.thinking = ThinkingBudget(entry.sampling());
+  if (sequence.thinking.limited()) {
+    const auto end = static_cast<int32_t>(entry.sampling().think_end());
+    sequence.closing = sequence.bias;
+    std::erase_if(sequence.closing, [end](const LogitBias& bias) { return bias.id == end; });
+    sequence.closing.push_back({end, kCertain});
+  }
   for (int64_t i = 0; i < sequence.known(); ++i) {
-    sequence.seen.Add(static_cast<int32_t>(sequence.tokens[i]), i >= sequence.prompt_len);
+    const bool generated = i >= sequence.prompt_len;
+    if (generated) sequence.thinking.Add(sequence.tokens[i]);
+    if (sequence.has_penalties()) {
+      sequence.seen.Add(static_cast<int32_t>(sequence.tokens[i]), generated);
+    }
   }
   return absl::OkStatus();
 }
@@ -92,6 +106,9 @@ absl::Status SequenceTable::CheckNew(const v1::NewSequence& entry) const {
       entry.tokens_size() > dims_.max_positions) {
     return Disagree(entry.tokens_size(), " tokens with a prompt of ", entry.prompt_len(),
                     ", limit ", dims_.max_positions);
+  }
+  if (entry.computed() >= static_cast<uint32_t>(entry.tokens_size())) {
+    return Disagree(entry.computed(), " of ", entry.tokens_size(), " tokens computed before");
   }
   for (uint32_t token : entry.tokens()) {
     if (token >= dims_.vocab) {
@@ -110,6 +127,10 @@ absl::Status SequenceTable::CheckSampling(const v1::SamplingParams& sampling) co
     if (bias.token_id() >= dims_.vocab) {
       return Disagree("bias of token ", bias.token_id(), ", the vocabulary is ", dims_.vocab);
     }
+  }
+  if (sampling.has_thinking_budget() && sampling.think_end() >= dims_.vocab) {
+    return Disagree("end of reasoning is token ", sampling.think_end(), ", the vocabulary is ",
+                    dims_.vocab);
   }
   for (uint32_t token : sampling.banned_token_ids()) {
     if (token >= dims_.vocab) {
@@ -195,7 +216,8 @@ void SequenceTable::AddFilter(const Sequence& sequence, Batch& batch) {
   const bool cut = sampling.temperature() != 0 &&
                    (sampling.top_k() > 0 || (sampling.top_p() > 0 && sampling.top_p() < 1) ||
                     sampling.min_p() > 0);
-  if (!banned && !cut && !sequence.has_penalties() && sequence.bias.empty()) return;
+  const bool closing = sequence.thinking.spent();
+  if (!banned && !cut && !closing && !sequence.has_penalties() && sequence.bias.empty()) return;
   const auto or_one = [](float value) { return value == 0 ? 1.0f : value; };
   SampleFilter filter{.seen = sequence.seen.counts(),
                       .repetition_penalty = or_one(sampling.repetition_penalty()),
@@ -209,7 +231,11 @@ void SequenceTable::AddFilter(const Sequence& sequence, Batch& batch) {
                       .seed = sampling.seed(),
                       .position = static_cast<uint32_t>(sequence.generated()),
                       .choice = sampling.choice()};
-  if (banned) filter.banned = sequence.banned;
+  if (closing) {
+    filter.bias = sequence.closing;
+  } else if (banned) {
+    filter.banned = sequence.banned;
+  }
   batch.filtered.push_back({.sample = batch.samples() - 1, .filter = filter});
 }
 
@@ -312,10 +338,21 @@ SequenceTable::Results SequenceTable::Commit(const Batch& batch,
       AddTop(sampled[i], static_cast<size_t>(asked), token);
     }
     sequence.tokens.push_back(sampled[i].id);
+    sequence.thinking.Add(static_cast<uint32_t>(sampled[i].id));
     sequence.decoding = true;
     if (sequence.has_penalties()) sequence.seen.Add(sampled[i].id, /*generated=*/true);
   }
   return out;
+}
+
+SequenceTable::Held SequenceTable::held() const {
+  Held held;
+  for (const std::optional<Sequence>& sequence : slots_) {
+    if (!sequence) continue;
+    ++held.sequences;
+    held.blocks += sequence->blocks.size();
+  }
+  return held;
 }
 
 uint64_t SequenceTable::Digest() const {
@@ -326,6 +363,7 @@ uint64_t SequenceTable::Digest() const {
     digest.Add<uint32_t>(slot);
     digest.Add<uint64_t>(sequence.id);
     digest.Add<uint32_t>(static_cast<uint32_t>(sequence.computed));
+    digest.Add<uint32_t>(sequence.blocks.size());
     digest.Add<uint32_t>(sequence.tokens.back());
   }
   return digest.hash();

@@ -14,6 +14,7 @@
 #include "worker/model/dims.h"
 #include "worker/model/head.h"
 #include "worker/model/seen_tokens.h"
+#include "worker/model/thinking_budget.h"
 
 namespace whalepod {
 
@@ -40,6 +41,13 @@ class SequenceTable {
   // HeadBlock::Run's: of batch.score_rows, then of batch.sample_rows.
   Results Commit(const Batch& batch, absl::Span<const Sampled> results);
 
+  // What the live sequences are; a block that several share counts for each.
+  struct Held {
+    uint32_t sequences = 0;
+    uint32_t blocks = 0;
+  };
+  Held held() const;
+
   // FNV-1a-64 over the live sequences (docs/life-of-a-request.md).
   uint64_t Digest() const;
 
@@ -57,6 +65,8 @@ class SequenceTable {
     SeenTokens seen;  // only where there are penalties
     std::vector<LogitBias> bias;
     std::vector<int32_t> banned;  // before min_tokens tokens
+    ThinkingBudget thinking;
+    std::vector<LogitBias> closing;  // `bias`, and all for the tag that ends reasoning
 
     int64_t known() const { return static_cast<int64_t>(tokens.size()); }
     int64_t pending() const { return known() - computed; }

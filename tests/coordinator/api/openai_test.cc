@@ -1,6 +1,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "absl/strings/str_split.h"
 #include "coordinator/api/errors.h"
 #include "coordinator/api/openai_request.h"
 #include "coordinator/api/openai_response.h"
@@ -99,7 +100,9 @@ TEST(OpenAiRequest, ErrorsNameTheField) {
   EXPECT_EQ(BadParam(R"(,"top_logprobs":2)"), "top_logprobs");
   EXPECT_EQ(BadParam(R"(,"tools":[{}])"), "tools");
   EXPECT_EQ(BadParam(R"(,"response_format":{"type":"json_object"})"), "response_format");
-  EXPECT_EQ(BadParam(R"(,"priority":3)"), "priority");
+  EXPECT_EQ(BadParam(R"(,"priority":"high")"), "priority");
+  EXPECT_EQ(BadParam(R"(,"thinking_token_budget":-1)"), "thinking_token_budget");
+  EXPECT_EQ(BadParam(R"(,"timeout_ms":1.5)"), "timeout_ms");
   // What asks for nothing is taken.
   EXPECT_EQ(BadParam(R"(,"tools":[],"tool_choice":"none","response_format":{"type":"text"},
                         "priority":0,"echo":false,"best_of":1,"max_tokens":4.0)"),
@@ -117,7 +120,7 @@ TEST(OpenAiResponse, ErrorsAreOpenAis) {
   EXPECT_EQ(bad.status, 400);
   const Json error = Json::parse(bad.body)["error"];
   EXPECT_EQ(error["param"], "n");
-  EXPECT_EQ(error["code"], "OUT_OF_RANGE");
+  EXPECT_EQ(error["code"], "out_of_range");
   EXPECT_EQ(error["type"], "invalid_request_error");
   const HttpError full =
       ToHttpError(WithRetryDelay(absl::ResourceExhaustedError("full"), "QUEUE_FULL", 1500));
@@ -165,6 +168,42 @@ TEST(OpenAiResponse, ChoicesAreKeptApart) {
   EXPECT_EQ(json["choices"][1]["message"]["content"], "bb");
   EXPECT_EQ(json["usage"]["completion_tokens"], 3);
   EXPECT_EQ(json["usage"]["prompt_tokens"], 3);
+}
+
+// The prompt's tokens come first, of which the first has no logprob.
+TEST(OpenAiResponse, EchoBeginsEveryChoice) {
+  OpenAiRequest request =
+      ParseCompletion(R"({"prompt":"Say","echo":true,"logprobs":0,"n":2})").value();
+  EXPECT_TRUE(request.generate.options().has_prompt_logprobs());
+  v1::GenerateResponse prompt;
+  prompt.mutable_prompt()->add_tokens()->set_token_id(5);
+  prompt.mutable_prompt()->add_tokens()->set_token_id(6);
+  prompt.mutable_prompt()->mutable_tokens(1)->set_logprob(-2);
+  OpenAiResponse whole(request, 2, nullptr, 0), streamed(request, 2, nullptr, 0);
+  std::vector<std::string> texts(2);
+  std::vector<Json> logprobs(2, Json::array());
+  for (const v1::GenerateResponse& message :
+       {prompt, Tokens(1, v1::SPAN_KIND_ANSWER, " b"), Tokens(0, v1::SPAN_KIND_ANSWER, " a"),
+        Finished(0), Finished(1)}) {
+    whole.Gather(message);
+    for (const absl::string_view line : absl::StrSplit(streamed.Events(message), "\n\n")) {
+      if (line.empty()) continue;
+      const Json choice = Json::parse(line.substr(sizeof("data: ") - 1))["choices"][0];
+      const size_t index = choice["index"];
+      texts[index] += choice["text"].get<std::string>();
+      if (choice["logprobs"].is_null()) continue;
+      for (const Json& value : choice["logprobs"]["token_logprobs"]) {
+        logprobs[index].push_back(value);
+      }
+    }
+  }
+  const Json json = Json::parse(whole.Whole());
+  for (size_t i = 0; i < 2; ++i) {
+    EXPECT_EQ(json["choices"][i]["text"], i == 0 ? "Say a" : "Say b");
+    EXPECT_EQ(json["choices"][i]["logprobs"]["token_logprobs"], Json({nullptr, -2.0, nullptr}));
+    EXPECT_EQ(texts[i], i == 0 ? "Say a" : "Say b");
+    EXPECT_EQ(logprobs[i], Json({nullptr, -2.0, nullptr}));
+  }
 }
 
 TEST(OpenAiResponse, ACompletionsTextHasTheTags) {

@@ -44,7 +44,7 @@ v1::ErrorDetail Detail(const absl::Status& status) {
 
 void ExpectBad(const v1::GenerateRequest& request, const std::string& field,
                const std::string& value, const std::string& limit) {
-  const absl::Status status = ValidateGenerate(Model(), request).status();
+  const absl::Status status = ValidateGenerate(Model(), request, TimePoint()).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << field;
   const v1::ErrorDetail detail = Detail(status);
   EXPECT_EQ(detail.field(), field);
@@ -59,14 +59,14 @@ TEST(Validate, AColdTemperatureIsGreedy) {
   for (const float cold : {1e-44f, 1e-38f, 9e-6f}) {
     v1::GenerateRequest request = Request();
     request.mutable_options()->set_temperature(cold);
-    const auto checked = ValidateGenerate(Model(), request);
+    const auto checked = ValidateGenerate(Model(), request, TimePoint());
     ASSERT_TRUE(checked.ok()) << checked.status();
     EXPECT_EQ(checked->request.sampling.temperature(), 0.0f) << cold;
   }
 }
 
 TEST(Validate, FillsDefaults) {
-  auto request = ValidateGenerate(Model(), Request());
+  auto request = ValidateGenerate(Model(), Request(), TimePoint());
   ASSERT_TRUE(request.ok()) << request.status();
   EXPECT_EQ(request->request.prompt, (std::vector<uint32_t>{0, 1, 2}));
   EXPECT_FLOAT_EQ(request->request.sampling.temperature(), 0.6f);
@@ -74,7 +74,7 @@ TEST(Validate, FillsDefaults) {
   EXPECT_EQ(request->request.sampling.logprobs(), -1);
   EXPECT_FALSE(request->request.sampling.ignore_eos());
   EXPECT_NE(request->request.sampling.seed(),
-            ValidateGenerate(Model(), Request())->request.sampling.seed());
+            ValidateGenerate(Model(), Request(), TimePoint())->request.sampling.seed());
 }
 
 TEST(Validate, KeepsWhatIsAsked) {
@@ -86,7 +86,7 @@ TEST(Validate, KeepsWhatIsAsked) {
   request.mutable_options()->set_logprobs(0);
   request.mutable_options()->set_ignore_eos(true);
   request.mutable_options()->add_stop_token_ids(99);
-  auto checked = ValidateGenerate(Model(), request);
+  auto checked = ValidateGenerate(Model(), request, TimePoint());
   ASSERT_TRUE(checked.ok()) << checked.status();
   EXPECT_EQ(checked->request.sampling.temperature(), 0.0f);
   EXPECT_EQ(checked->request.sampling.seed(), 0u);
@@ -105,7 +105,7 @@ TEST(Validate, FillsSamplingOptions) {
                     .repetition_penalty = 1.05f,
                     .max_new_tokens = 20};
   model.eos_token_ids = {1, 2};
-  auto usual = ValidateGenerate(model, Request());
+  auto usual = ValidateGenerate(model, Request(), TimePoint());
   ASSERT_TRUE(usual.ok()) << usual.status();
   const v1::SamplingParams& of_model = usual->request.sampling;
   EXPECT_EQ(of_model.top_k(), 30u);
@@ -131,7 +131,7 @@ TEST(Validate, FillsSamplingOptions) {
   options.add_stop_token_ids(7);
   options.set_n(64);
   options.set_prompt_logprobs(0);
-  auto asked = ValidateGenerate(model, request);
+  auto asked = ValidateGenerate(model, request, TimePoint());
   ASSERT_TRUE(asked.ok()) << asked.status();
   const v1::SamplingParams& sampling = asked->request.sampling;
   EXPECT_EQ(sampling.top_k() + sampling.top_p() + sampling.min_p(), 0);  // off
@@ -147,7 +147,7 @@ TEST(Validate, FillsSamplingOptions) {
   EXPECT_TRUE(sampling.has_prompt_logprobs());
 
   options.set_ignore_eos(true);  // then they may come
-  EXPECT_THAT(ValidateGenerate(model, request)->request.sampling.banned_token_ids(),
+  EXPECT_THAT(ValidateGenerate(model, request, TimePoint())->request.sampling.banned_token_ids(),
               ::testing::ElementsAre(7));
 }
 
@@ -228,40 +228,77 @@ TEST(Validate, NamesTheField) {
 TEST(Validate, StopStrings) {
   v1::GenerateRequest request = Request();
   request.mutable_options()->add_stop("x");
-  EXPECT_EQ(ValidateGenerate(Model(), request).status().code(),
+  EXPECT_EQ(ValidateGenerate(Model(), request, TimePoint()).status().code(),
             absl::StatusCode::kFailedPrecondition);  // no tokenizer
   ServedModel model = Model();
   model.text = LoadModelText(WHALEPOD_MODELS_DIR "/r1-draft");
-  EXPECT_EQ(ValidateGenerate(model, request)->stop, std::vector<std::string>{"x"});
+  EXPECT_EQ(ValidateGenerate(model, request, TimePoint())->stop, std::vector<std::string>{"x"});
   for (const std::string& bad : {std::string(), std::string(257, 'x')}) {
     request.mutable_options()->set_stop(0, bad);
-    const absl::Status status = ValidateGenerate(model, request).status();
+    const absl::Status status = ValidateGenerate(model, request, TimePoint()).status();
     EXPECT_EQ(Detail(status).field(), "options.stop[0]");
   }
   request = Request();
   for (int i = 0; i < 17; ++i) request.mutable_options()->add_stop("x");
-  EXPECT_EQ(Detail(ValidateGenerate(model, request).status()).field(), "options.stop");
+  EXPECT_EQ(Detail(ValidateGenerate(model, request, TimePoint()).status()).field(), "options.stop");
+}
+
+TEST(Validate, Scheduling) {
+  v1::GenerateRequest request = Request();
+  for (const int32_t bad : {-1001, 1001, std::numeric_limits<int32_t>::min()}) {
+    request.set_priority(bad);
+    ExpectBad(request, "priority", std::to_string(bad), "[-1000, 1000]");
+  }
+  request.set_priority(-1000);
+  request.mutable_timeouts()->set_queue_ms(5);
+  request.mutable_timeouts()->set_total_ms(70);
+  const TimePoint arrival = TimePoint() + std::chrono::seconds(3);
+  const SchedulerRequest checked = ValidateGenerate(Model(), request, arrival)->request;
+  EXPECT_EQ(checked.priority, -1000);
+  EXPECT_EQ(checked.arrival, arrival);
+  EXPECT_EQ(checked.queue_deadline, arrival + std::chrono::milliseconds(5));
+  EXPECT_EQ(checked.first_token_deadline, kNoDeadline);
+  EXPECT_EQ(checked.deadline, arrival + std::chrono::milliseconds(70));
+}
+
+TEST(Validate, ThinkingBudget) {
+  v1::GenerateRequest request = Request();
+  request.mutable_options()->set_thinking_token_budget(7);
+  const absl::Status status = ValidateGenerate(Model(), request, TimePoint()).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(Detail(status).field(), "options.thinking_token_budget");
+  ServedModel model = Model();
+  model.vocab_size = 1000;
+  model.text = LoadModelText(WHALEPOD_MODELS_DIR "/r1-draft");
+  const ReasoningTags tags = ReasoningTagsOf(*model.text.tokenizer).value();
+  v1::SamplingParams sampling = ValidateGenerate(model, request, TimePoint())->request.sampling;
+  EXPECT_EQ(sampling.thinking_budget(), 7u);
+  EXPECT_EQ(sampling.think_end(), tags.close);
+  EXPECT_FALSE(sampling.think_open());
+  request.mutable_token_ids()->add_ids(tags.open);
+  sampling = ValidateGenerate(model, request, TimePoint())->request.sampling;
+  EXPECT_TRUE(sampling.think_open());
 }
 
 TEST(Validate, LongerThanAllKv) {
   ServedModel model = Model();
   model.kv_tokens = 20;
-  const absl::Status status = ValidateGenerate(model, Request(20)).status();
+  const absl::Status status = ValidateGenerate(model, Request(20), TimePoint()).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(Detail(status).limit(), HasSubstr("the KV cache holds 20"));
-  EXPECT_EQ(ValidateGenerate(model, Request(19))->request.sampling.max_tokens(), 1u);
+  EXPECT_EQ(ValidateGenerate(model, Request(19), TimePoint())->request.sampling.max_tokens(), 1u);
 }
 
 TEST(Validate, OtherRefusals) {
   v1::GenerateRequest request = Request();
   request.set_model("gpt-oss");
-  absl::Status status = ValidateGenerate(Model(), request).status();
+  absl::Status status = ValidateGenerate(Model(), request, TimePoint()).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kNotFound);
   EXPECT_EQ(Detail(status).value(), "gpt-oss");
   EXPECT_EQ(Detail(status).limit(), "r1-draft");
   request = v1::GenerateRequest();
   request.set_text("hello");
-  status = ValidateGenerate(Model(), request).status();
+  status = ValidateGenerate(Model(), request, TimePoint()).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_EQ(Detail(status).field(), "prompt.text");
 }

@@ -140,12 +140,15 @@ void FakeWorker::OnStep(const v1::StepPlan& step) {
   result->set_epoch(step.epoch());
   result->set_step(step.step());
   if (model_ != nullptr) {
-    auto tokens = model_->Run(step);
-    ASSERT_TRUE(tokens.ok()) << tokens.status();
+    auto groups = model_->Run(step);
+    ASSERT_TRUE(groups.ok()) << groups.status();
     const uint32_t group = rank_ / options_.tp;
     result->set_digest(model_->Digest(group));
     if (rank_ % options_.tp == 0) {
-      for (v1::SampledToken& token : (*tokens)[group]) *result->add_tokens() = std::move(token);
+      GroupResult& answer = (*groups)[group];
+      result->set_live_sequences(answer.live_sequences);
+      result->set_live_blocks(answer.live_blocks);
+      for (v1::SampledToken& token : answer.tokens) *result->add_tokens() = std::move(token);
     }
   }
   Send(answer);

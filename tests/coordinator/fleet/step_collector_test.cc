@@ -40,8 +40,8 @@ TEST(StepCollector, CollectsAllRanksInAnyOrder) {
   auto outcome = collector.Add(2, Result(5, 9, 1), kStart);
   ASSERT_TRUE(outcome.ok() && outcome->has_value());
   EXPECT_EQ((*outcome)->step, 5u);
-  EXPECT_EQ((*outcome)->group_tokens[0].size(), 2u);
-  EXPECT_EQ((*outcome)->group_tokens[1].size(), 1u);
+  EXPECT_EQ((*outcome)->groups[0].tokens.size(), 2u);
+  EXPECT_EQ((*outcome)->groups[1].tokens.size(), 1u);
   EXPECT_EQ(collector.OldestStep(), 6u);
 }
 

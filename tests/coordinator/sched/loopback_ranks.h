@@ -62,13 +62,13 @@ class LoopbackRanks : public StepSender {
       if (stopping_) return;
       const v1::StepPlan step = queue_.front();
       lock.unlock();
-      auto tokens = worker_.Run(step);
-      EXPECT_TRUE(tokens.ok()) << tokens.status();
-      if (lose_token && !(*tokens)[0].empty()) (*tokens)[0].pop_back();
+      auto groups = worker_.Run(step);
+      EXPECT_TRUE(groups.ok()) << groups.status();
+      if (lose_token && !(*groups)[0].tokens.empty()) (*groups)[0].tokens.pop_back();
       lock.lock();
       queue_.pop_front();
       lock.unlock();
-      engine->OnStepDone({step.step(), *std::move(tokens), worker_.TakePrompt()});
+      engine->OnStepDone({step.step(), *std::move(groups), worker_.TakePrompt()});
       lock.lock();
     }
   }

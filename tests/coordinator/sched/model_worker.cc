@@ -26,6 +26,35 @@ uint32_t ModelWorker::TokenAt(const std::vector<uint32_t>& prompt, uint64_t seed
   return static_cast<uint32_t>(Mix(hash, index) % vocab_size);
 }
 
+void ModelWorker::Live::Know(uint32_t token) {
+  const bool generated = tokens.size() >= prompt_len;
+  prefixes.push_back(Mix(Mix(prefixes.empty() ? 1 : prefixes.back(), token), generated ? 2 : 1));
+  tokens.push_back(token);
+}
+
+absl::Status ModelWorker::Add(const v1::NewSequence& added) {
+  if (groups_[added.dp_group()].count(added.slot())) {
+    return Wrong(absl::StrCat("new sequence in used slot ", added.slot()));
+  }
+  for (const Group& group : groups_) {
+    for (const auto& [slot, live] : group) {
+      if (live.sequence == added.sequence()) return Wrong("a sequence in two slots");
+    }
+  }
+  const auto known = static_cast<uint32_t>(added.tokens_size());
+  if (added.prompt_len() == 0 || added.prompt_len() > known || added.computed() >= known) {
+    return Wrong(absl::StrCat("new sequence of ", known, " tokens, prompt ", added.prompt_len(),
+                              ", computed ", added.computed()));
+  }
+  Live& live = groups_[added.dp_group()][added.slot()];
+  live.sequence = added.sequence();
+  live.prompt_len = added.prompt_len();
+  live.computed = added.computed();
+  live.sampling = added.sampling();
+  for (const uint32_t token : added.tokens()) live.Know(token);
+  return absl::OkStatus();
+}
+
 absl::Status ModelWorker::Apply(const v1::StepPlan& plan) {
   const auto in_range = [&](uint32_t group, uint32_t slot) {
     return group < groups_.size() && slot < config_.max_num_seqs;
@@ -38,15 +67,7 @@ absl::Status ModelWorker::Apply(const v1::StepPlan& plan) {
   }
   for (const v1::NewSequence& added : plan.new_sequences()) {
     if (!in_range(added.dp_group(), added.slot())) return Wrong("new sequence out of range");
-    if (groups_[added.dp_group()].count(added.slot())) {
-      return Wrong(absl::StrCat("new sequence in used slot ", added.slot()));
-    }
-    if (!seen_.insert(added.sequence()).second) return Wrong("sequence number used again");
-    if (added.tokens().empty() || added.prompt_len() == 0) return Wrong("empty prompt");
-    Live& live = groups_[added.dp_group()][added.slot()];
-    live.sequence = added.sequence();
-    live.prompt.assign(added.tokens().begin(), added.tokens().end());
-    live.sampling = added.sampling();
+    RETURN_IF_ERROR(Add(added));
   }
   for (const v1::GrantedBlocks& granted : plan.granted()) {
     if (!in_range(granted.dp_group(), granted.slot())) return Wrong("grant out of range");
@@ -55,43 +76,60 @@ absl::Status ModelWorker::Apply(const v1::StepPlan& plan) {
     if (it == group.end()) return Wrong("blocks granted to an empty slot");
     for (const uint32_t block : granted.blocks()) {
       if (block >= config_.group_blocks[granted.dp_group()]) return Wrong("block out of range");
-      for (const auto& [slot, live] : group) {
-        if (std::count(live.blocks.begin(), live.blocks.end(), block)) {
-          return Wrong(absl::StrCat("block ", block, " already belongs to slot ", slot));
-        }
-      }
       it->second.blocks.push_back(block);
     }
   }
   return absl::OkStatus();
 }
 
+uint64_t& ModelWorker::At(uint32_t g, const Live& live, uint32_t position) {
+  const uint32_t size = config_.block_tokens;
+  return kv_[g][uint64_t{live.blocks[position / size]} * size + position % size];
+}
+
 absl::Status ModelWorker::Compute(uint32_t g, uint32_t slot, uint32_t tokens) {
   Live& live = groups_[g].at(slot);
-  const uint32_t known = static_cast<uint32_t>(live.prompt.size() + live.sampled.size());
+  const auto known = static_cast<uint32_t>(live.tokens.size());
   if (tokens == 0 || live.computed + tokens > known) {
     return Wrong(absl::StrCat("slot ", slot, ": ", tokens, " tokens asked, ", known - live.computed,
                               " known and not computed"));
   }
-  for (uint32_t at = live.computed + 1; live.sampling.has_prompt_logprobs() &&
-                                        at <= live.computed + tokens && at < live.prompt.size();
-       ++at) {
+  const uint32_t end = live.computed + tokens;
+  if (uint64_t{end} > uint64_t{live.blocks.size()} * config_.block_tokens) {
+    return Wrong(
+        absl::StrCat("slot ", slot, ": ", end, " tokens in ", live.blocks.size(), " blocks"));
+  }
+  for (uint32_t at = live.computed + 1;
+       live.sampling.has_prompt_logprobs() && at <= end && at < live.prompt_len; ++at) {
     v1::PromptLogprob& score = prompt_.emplace_back();
     score.set_sequence(live.sequence);
     score.set_position(at);
-    score.set_token_id(live.prompt[at]);
+    score.set_token_id(live.tokens[at]);
     score.set_logprob(-static_cast<float>(at));
   }
-  live.computed += tokens;
-  if (uint64_t{live.computed} > uint64_t{live.blocks.size()} * config_.block_tokens) {
-    return Wrong(absl::StrCat("slot ", slot, ": ", live.computed, " tokens in ", live.blocks.size(),
-                              " blocks"));
+  for (; live.computed < end; ++live.computed) {
+    At(g, live, live.computed) = live.prefixes[live.computed];
   }
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::vector<std::vector<v1::SampledToken>>> ModelWorker::Run(
-    const v1::StepPlan& plan) {
+void ModelWorker::Sample(uint32_t slot, Live& live, GroupResult* result) {
+  const auto index = static_cast<uint32_t>(live.tokens.size()) - live.prompt_len;
+  v1::SampledToken& token = result->tokens.emplace_back();
+  token.set_slot(slot);
+  token.set_sequence(live.sequence);
+  token.set_index(index);
+  const std::vector<uint32_t> prompt = live.prompt();
+  token.set_token_id(
+      TokenAt(prompt, live.sampling.seed() + live.sampling.choice(), index, config_.vocab_size));
+  std::lock_guard lock(failing_mu_);
+  const auto failing = failing_.find(prompt);
+  if (failing != failing_.end() && failing->second == index) token.set_error("logits are NaN");
+  live.Know(token.token_id());
+  live.decoding = true;
+}
+
+absl::StatusOr<std::vector<GroupResult>> ModelWorker::Run(const v1::StepPlan& plan) {
   if (plan.step() != next_step_) {
     return Wrong(absl::StrCat("step ", plan.step(), ", expected ", next_step_));
   }
@@ -99,7 +137,7 @@ absl::StatusOr<std::vector<std::vector<v1::SampledToken>>> ModelWorker::Run(
   RETURN_IF_ERROR(Apply(plan));
   if (plan.group_tokens_size() != static_cast<int>(groups_.size())) return Wrong("group_tokens");
 
-  std::map<std::pair<uint32_t, uint32_t>, uint32_t> chunks;
+  Chunks chunks;
   for (const v1::PrefillChunk& chunk : plan.prefill()) {
     if (chunk.dp_group() >= groups_.size() || !groups_[chunk.dp_group()].count(chunk.slot())) {
       return Wrong("prefill of an empty slot");
@@ -108,43 +146,50 @@ absl::StatusOr<std::vector<std::vector<v1::SampledToken>>> ModelWorker::Run(
       return Wrong("two chunks for one slot");
     }
   }
-  std::vector<std::vector<v1::SampledToken>> sampled(groups_.size());
+  std::vector<GroupResult> results(groups_.size());
   for (uint32_t g = 0; g < groups_.size(); ++g) {
-    uint32_t rows = 0;
-    for (auto& [slot, live] : groups_[g]) {
-      const auto chunk = chunks.find({g, slot});
-      uint32_t tokens = 0;
-      if (chunk != chunks.end()) {
-        tokens = chunk->second;
-      } else if (!live.sampled.empty()) {
-        tokens = 1;
-      } else {
-        continue;
-      }
-      RETURN_IF_ERROR(Compute(g, slot, tokens));
-      rows += tokens;
-      if (live.computed < live.prompt.size() + live.sampled.size()) continue;
-      const uint32_t index = static_cast<uint32_t>(live.sampled.size());
-      if (index >= live.sampling.max_tokens()) return Wrong("sampled past max_tokens");
-      v1::SampledToken& token = sampled[g].emplace_back();
-      token.set_slot(slot);
-      token.set_sequence(live.sequence);
-      token.set_index(index);
-      token.set_token_id(TokenAt(live.prompt, live.sampling.seed() + live.sampling.choice(), index,
-                                 config_.vocab_size));
-      std::lock_guard lock(failing_mu_);
-      const auto failing = failing_.find(live.prompt);
-      if (failing != failing_.end() && failing->second == index) token.set_error("logits are NaN");
-      live.sampled.push_back(token.token_id());
-    }
-    if (rows != plan.group_tokens(g)) {
-      return Wrong(absl::StrCat("DP group ", g, ": counted ", rows, " rows, the step says ",
-                                plan.group_tokens(g)));
-    }
-    if (rows > config_.max_num_batched_tokens) return Wrong("more rows than a step may have");
-    rows_ += rows;
+    RETURN_IF_ERROR(RunGroup(g, chunks, plan.group_tokens(g), &results[g]));
   }
-  return sampled;
+  return results;
+}
+
+absl::Status ModelWorker::RunGroup(uint32_t g, const Chunks& chunks, uint32_t expected_rows,
+                                   GroupResult* result) {
+  uint32_t rows = 0;
+  std::vector<uint32_t> sampling;
+  for (auto& [slot, live] : groups_[g]) {
+    const auto chunk = chunks.find({g, slot});
+    if (chunk == chunks.end() && !live.decoding) continue;
+    const uint32_t tokens = chunk != chunks.end() ? chunk->second : 1;
+    RETURN_IF_ERROR(Compute(g, slot, tokens));
+    rows += tokens;
+    if (live.computed == live.tokens.size()) sampling.push_back(slot);
+  }
+  // All is written before anything is read, as in a layer.
+  for (const auto& [slot, live] : groups_[g]) {
+    for (uint32_t at = 0; at < live.computed; ++at) {
+      if (At(g, live, at) == live.prefixes[at]) continue;
+      return Wrong(absl::StrCat("slot ", slot, " finds other tokens than its own at ", at));
+    }
+  }
+  for (const uint32_t slot : sampling) {
+    Live& live = groups_[g].at(slot);
+    if (live.tokens.size() - live.prompt_len >= live.sampling.max_tokens()) {
+      return Wrong("sampled past max_tokens");
+    }
+    Sample(slot, live, result);
+  }
+  result->live_sequences = static_cast<uint32_t>(groups_[g].size());
+  for (const auto& [slot, live] : groups_[g]) {
+    result->live_blocks += static_cast<uint32_t>(live.blocks.size());
+  }
+  if (rows != expected_rows) {
+    return Wrong(
+        absl::StrCat("DP group ", g, ": counted ", rows, " rows, the step says ", expected_rows));
+  }
+  if (rows > config_.max_num_batched_tokens) return Wrong("more rows than a step may have");
+  rows_ += rows;
+  return absl::OkStatus();
 }
 
 uint64_t ModelWorker::Digest(uint32_t group) const {
@@ -159,7 +204,8 @@ uint64_t ModelWorker::Digest(uint32_t group) const {
     add(slot, 4);
     add(live.sequence, 8);
     add(live.computed, 4);
-    add(live.sampled.empty() ? live.prompt.back() : live.sampled.back(), 4);
+    add(live.blocks.size(), 4);
+    add(live.tokens.back(), 4);
   }
   return hash;
 }

@@ -6,12 +6,12 @@
 #include <cstdint>
 #include <map>
 #include <mutex>
-#include <set>
 #include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "coordinator/sched/scheduler.h"
 #include "whalepod/v1/step.pb.h"
 
 namespace whalepod {
@@ -28,15 +28,19 @@ class ModelWorker {
   };
   explicit ModelWorker(Config config) : config_(std::move(config)), next_step_(config_.first_step) {
     groups_.resize(config_.group_blocks.size());
+    for (const uint32_t blocks : config_.group_blocks) {
+      kv_.emplace_back(uint64_t{blocks} * config_.block_tokens, 0);
+    }
   }
 
   // Logprobs of prompts' tokens, minus their positions, that the steps since the last call
   // computed.
   std::vector<v1::PromptLogprob> TakePrompt() { return std::exchange(prompt_, {}); }
 
-  // Sampled tokens of each DP group in slot order; FAILED_PRECONDITION for a step that
-  // contradicts the state.
-  absl::StatusOr<std::vector<std::vector<v1::SampledToken>>> Run(const v1::StepPlan& plan);
+  // What each DP group answers, tokens in slot order; FAILED_PRECONDITION for a step that
+  // contradicts the state, or that has a sequence read from a block what was not written there for
+  // a sequence that begins alike.
+  absl::StatusOr<std::vector<GroupResult>> Run(const v1::StepPlan& plan);
 
   // FNV-1a-64 over the live slots of a DP group.
   uint64_t Digest(uint32_t group) const;
@@ -59,20 +63,31 @@ class ModelWorker {
  private:
   struct Live {
     uint64_t sequence = 0;
-    std::vector<uint32_t> prompt;
+    std::vector<uint32_t> tokens;  // known
+    uint32_t prompt_len = 0;
     uint32_t computed = 0;
-    std::vector<uint32_t> sampled;
+    bool decoding = false;
     std::vector<uint32_t> blocks;
     v1::SamplingParams sampling;
+    std::vector<uint64_t> prefixes;  // of each known token: a hash of all up to it, and their roles
+    std::vector<uint32_t> prompt() const { return {tokens.begin(), tokens.begin() + prompt_len}; }
+    void Know(uint32_t token);
   };
   using Group = std::map<uint32_t, Live>;  // by slot
 
   absl::Status Apply(const v1::StepPlan& plan);
+  absl::Status Add(const v1::NewSequence& added);
   absl::Status Compute(uint32_t g, uint32_t slot, uint32_t tokens);
+  using Chunks = std::map<std::pair<uint32_t, uint32_t>, uint32_t>;  // (DP group, slot): tokens
+  absl::Status RunGroup(uint32_t g, const Chunks& chunks, uint32_t expected_rows,
+                        GroupResult* result);
+  void Sample(uint32_t slot, Live& live, GroupResult* result);
+  // What a DP group's block holds at the place of a token.
+  uint64_t& At(uint32_t g, const Live& live, uint32_t position);
 
   Config config_;
   std::vector<Group> groups_;
-  std::set<uint64_t> seen_;
+  std::vector<std::vector<uint64_t>> kv_;  // by DP group: the prefixes of what was written
   std::mutex failing_mu_;
   std::map<std::vector<uint32_t>, uint32_t> failing_;
   uint64_t next_step_;

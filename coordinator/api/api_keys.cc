@@ -1,0 +1,64 @@
+#include "coordinator/api/api_keys.h"
+
+#include <openssl/crypto.h>
+#include <openssl/sha.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "coordinator/api/errors.h"
+
+namespace whalepod {
+
+ApiKeys::Digest ApiKeys::DigestOf(absl::string_view key) {
+  Digest digest;
+  SHA256(reinterpret_cast<const uint8_t*>(key.data()), key.size(), digest.data());
+  return digest;
+}
+
+absl::StatusOr<ApiKeys> ApiKeys::Parse(const std::vector<std::string>& entries) {
+  ApiKeys keys;
+  for (size_t i = 0; i < entries.size(); ++i) {
+    const std::string& entry = entries[i];
+    const size_t colon = entry.find(':');
+    const std::string name =
+        colon == std::string::npos ? absl::StrCat("key-", i + 1) : entry.substr(0, colon);
+    const std::string key = colon == std::string::npos ? entry : entry.substr(colon + 1);
+    const auto wrong = [i](absl::string_view what) {
+      return absl::InvalidArgumentError(absl::StrCat("--api-key: entry ", i + 1, " ", what));
+    };
+    if (name.empty() || key.empty()) return wrong("is empty, must be KEY or NAME:KEY");
+    if (!std::all_of(entry.begin(), entry.end(), absl::ascii_isgraph)) {
+      return wrong("has other than visible ASCII characters");
+    }
+    for (const Key& other : keys.keys_) {
+      if (other.name == name) return wrong(absl::StrCat("has the name of another: ", name));
+      if (other.sha256 == DigestOf(key)) return wrong("is the key of another");
+    }
+    keys.keys_.push_back({name, DigestOf(key)});
+  }
+  return keys;
+}
+
+absl::StatusOr<std::string> ApiKeys::NameOf(absl::string_view authorization) const {
+  if (keys_.empty()) return "";
+  constexpr absl::string_view kBearer = "bearer ";
+  const Key* found = nullptr;
+  if (absl::StartsWithIgnoreCase(authorization, kBearer)) {
+    const Digest digest =
+        DigestOf(absl::StripAsciiWhitespace(authorization.substr(kBearer.size())));
+    for (const Key& key : keys_) {
+      if (CRYPTO_memcmp(key.sha256.data(), digest.data(), digest.size()) == 0) found = &key;
+    }
+  }
+  if (found != nullptr) return found->name;
+  return WithField(absl::UnauthenticatedError(
+                       authorization.empty() ? "an API key is needed: \"Authorization: Bearer KEY\""
+                                             : "the API key is not one of this deployment's"),
+                   "authorization", "INVALID_API_KEY");
+}
+
+}  // namespace whalepod
