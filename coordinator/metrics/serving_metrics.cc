@@ -32,6 +32,7 @@ ServingMetrics::ServingMetrics(const std::string& model_name)
       outcomes_[t][o] = &requests_.With({kTransportNames[t], kOutcomeNames[o]});
     }
   }
+  waiting_by_priority_.With({"0"});
   for (const char* state : {"starting", "ready", "stopping", "failed"}) state_.With({state});
 }
 

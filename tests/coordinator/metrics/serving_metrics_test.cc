@@ -50,7 +50,15 @@ TEST(ServingMetrics, SchedulerAndDeployment) {
   stats.blocks_total = 8;
   stats.blocks_owned = 6;
   stats.prefill_tokens = 100;
+  stats.preemptions = 4;
+  stats.prefix_queries = 9;
+  stats.prefix_hits = 5;
+  stats.waiting_by_priority = {{-3, 2}};
+  EXPECT_EQ(Value(metrics.Text(), "whalepod:requests_waiting{model_name=\"m\",priority=\"0\"}"), 0);
   metrics.SetScheduler(stats);
+  EXPECT_EQ(Value(metrics.Text(), "whalepod:requests_waiting{model_name=\"m\",priority=\"-3\"}"),
+            2);
+  stats.waiting_by_priority = {{0, 1}};
   stats.prefill_tokens = 150;
   metrics.SetScheduler(stats);
   v1::GetStatusResponse status;
@@ -69,6 +77,11 @@ TEST(ServingMetrics, SchedulerAndDeployment) {
   EXPECT_EQ(Value(text, "vllm:num_requests_waiting{model_name=\"m\"}"), 2);
   EXPECT_EQ(Value(text, "vllm:kv_cache_usage_perc{model_name=\"m\"}"), 0.75);
   EXPECT_EQ(Value(text, "whalepod:prefill_tokens_total{model_name=\"m\"}"), 150);
+  EXPECT_EQ(Value(text, "vllm:num_preemptions_total{model_name=\"m\"}"), 4);
+  EXPECT_EQ(Value(text, "vllm:prefix_cache_queries_total{model_name=\"m\"}"), 9);
+  EXPECT_EQ(Value(text, "vllm:prefix_cache_hits_total{model_name=\"m\"}"), 5);
+  EXPECT_EQ(Value(text, "whalepod:requests_waiting{model_name=\"m\",priority=\"-3\"}"), 0);
+  EXPECT_EQ(Value(text, "whalepod:requests_waiting{model_name=\"m\",priority=\"0\"}"), 1);
   EXPECT_EQ(Value(text, "whalepod:deployment_state{model_name=\"m\",state=\"ready\"}"), 1);
   EXPECT_EQ(Value(text, "whalepod:deployment_state{model_name=\"m\",state=\"failed\"}"), 0);
   EXPECT_EQ(Value(text, "whalepod:epoch{model_name=\"m\"}"), 4);
