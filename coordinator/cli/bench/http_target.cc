@@ -4,6 +4,7 @@
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/beast/core.hpp>
 #include <boost/beast/http.hpp>
+#include <limits>
 #include <thread>
 #include <utility>
 
@@ -64,7 +65,8 @@ class Call {
  public:
   Call(const tcp::resolver::results_type& peers, std::chrono::seconds silence)
       : peers_(peers), silence_(silence), stream_(io_) {
-    parser_.body_limit(boost::none);
+    // Not none, which Boost 1.74 takes for 0 where there is a Content-Length.
+    parser_.body_limit(std::numeric_limits<uint64_t>::max());
   }
 
   // Sends, and reads the answer's head.

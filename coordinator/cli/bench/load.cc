@@ -80,7 +80,6 @@ LoadRun RunLoad(LoadTarget& target, const std::vector<v1::GenerateRequest>& requ
   LoadRun run;
   run.records.resize(requests.size());
   const double cpu_before = CpuSeconds();
-  const auto start = std::chrono::steady_clock::now();
   const LoadClock clock(Clock::Real());
   {
     const size_t limit = max_concurrency == 0 ? requests.size() : max_concurrency;
@@ -92,7 +91,7 @@ LoadRun RunLoad(LoadTarget& target, const std::vector<v1::GenerateRequest>& requ
       record.end = clock.Now();
     });
     for (size_t i = 0; i < requests.size(); ++i) {
-      std::this_thread::sleep_until(start + std::chrono::duration<double>(arrivals[i]));
+      std::this_thread::sleep_until(clock.start() + std::chrono::duration<double>(arrivals[i]));
       runners.Add(i);
     }
   }

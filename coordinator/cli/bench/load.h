@@ -14,6 +14,7 @@ namespace whalepod {
 class LoadClock {
  public:
   explicit LoadClock(const Clock* clock) : clock_(clock), start_(clock->Now()) {}
+  TimePoint start() const { return start_; }
   double Now() const { return std::chrono::duration<double>(clock_->Now() - start_).count(); }
 
  private:

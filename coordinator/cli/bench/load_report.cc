@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 
@@ -45,7 +46,7 @@ void AddTitle(std::string* table, const std::string& title, char fill) {
 void AddLatencies(const LoadFigures& figures, std::string* table) {
   for (const Latency& latency : Latencies(figures)) {
     std::string upper = latency.name;
-    for (char& c : upper) c = static_cast<char>(c - 'a' + 'A');
+    absl::AsciiStrToUpper(&upper);
     AddTitle(table, latency.title, '-');
     AddFigure(table, absl::StrCat("Mean ", upper, " (ms):"), 1e3 * latency.summary->mean);
     AddFigure(table, absl::StrCat("Median ", upper, " (ms):"), 1e3 * latency.summary->median);

@@ -50,8 +50,8 @@ OpenAiRequest MakeOpenAiRequest(const v1::GenerateRequest& request, const std::s
   if (options.has_temperature()) body["temperature"] = options.temperature();
   if (options.has_seed()) body["seed"] = options.seed();
   if (options.has_ignore_eos()) body["ignore_eos"] = options.ignore_eos();
-  // Prompts were checked to be UTF-8 where they were read.
-  made.body = body.dump();
+  // The model's name may be anything.
+  made.body = body.dump(-1, ' ', false, Json::error_handler_t::replace);
   return made;
 }
 
