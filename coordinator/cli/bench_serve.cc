@@ -42,7 +42,7 @@ struct Flags : EndpointFlag {
   uint64_t seed = 0;
   bool ignore_eos = false;
   float temperature = 0;
-  std::string percentiles = "90,99";
+  std::string metrics = "ttft,tpot,itl,e2el", percentiles = "90,99";
   std::vector<std::string> goodput;
   std::string save_result, html;
 };
@@ -225,6 +225,7 @@ absl::StatusOr<LoadReport> Measure(const Flags& flags) {
   ASSIGN_OR_RETURN(const std::vector<double> percents, ParsePercentiles(flags.percentiles));
   LoadReport report;
   ASSIGN_OR_RETURN(report.goals, ParseGoals(flags.goodput));
+  ASSIGN_OR_RETURN(report.metrics, ParseMetrics(flags.metrics));
   ASSIGN_OR_RETURN(const Target target, Connect(flags));
   ASSIGN_OR_RETURN(std::vector<v1::GenerateRequest> requests, MakeRequests(flags, target));
   const auto timed = requests.begin() + flags.num_prompts;
@@ -330,6 +331,8 @@ CLI::App* AddBenchServe(CLI::App& bench, CommandRun& run) {
       ->capture_default_str();
   DeclareLoad(command, flags.get());
   DeclareDataset(command, flags.get());
+  command->add_option("--percentile-metrics", flags->metrics, "the latencies to report")
+      ->capture_default_str();
   command->add_option("--metric-percentiles", flags->percentiles, "of each latency: 50,90,99.9")
       ->capture_default_str();
   command->add_option("--goodput", flags->goodput,

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "coordinator/cli/bench/plot.h"
@@ -62,7 +63,8 @@ void AddTables(const LoadReport& report, std::string* html) {
   absl::StrAppend(html, "</table>\n");
 }
 
-void AddLatencyTable(const LoadFigures& figures, std::string* html) {
+void AddLatencyTable(const LoadReport& report, std::string* html) {
+  const LoadFigures& figures = report.figures;
   absl::StrAppend(html, "<table><tr><th>ms</th><th>mean</th><th>std</th><th>median</th>");
   for (const auto& [percent, value] : figures.ttft.percentiles) {
     absl::StrAppendFormat(html, "<th>p%g</th>", percent);
@@ -71,6 +73,7 @@ void AddLatencyTable(const LoadFigures& figures, std::string* html) {
   for (const auto& [name, summary] :
        {std::pair("TTFT", &figures.ttft), std::pair("TPOT", &figures.tpot),
         std::pair("ITL", &figures.itl), std::pair("E2EL", &figures.e2el)}) {
+    if (!report.metrics.contains(absl::AsciiStrToLower(name))) continue;
     absl::StrAppendFormat(html, "<tr><td>%s</td><td>%.2f</td><td>%.2f</td><td>%.2f</td>", name,
                           1e3 * summary->mean, 1e3 * summary->std, 1e3 * summary->median);
     for (const auto& [percent, value] : summary->percentiles) {
@@ -127,7 +130,7 @@ void AddTimelines(const LoadReport& report, std::string* html) {
 std::string ReportHtml(const LoadReport& report) {
   std::string html = kHead;
   AddTables(report, &html);
-  AddLatencyTable(report.figures, &html);
+  AddLatencyTable(report, &html);
   AddDistributions(report.figures, &html);
   AddTimelines(report, &html);
   return html + "</body></html>\n";

@@ -5,6 +5,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
 
 namespace whalepod {
 namespace {
@@ -15,11 +16,16 @@ struct Latency {
   const Summary* summary;
 };
 
-std::vector<Latency> Latencies(const LoadFigures& figures) {
-  return {{"ttft", "Time to First Token", &figures.ttft},
-          {"tpot", "Time per Output Token (excl. 1st token)", &figures.tpot},
-          {"itl", "Inter-token Latency", &figures.itl},
-          {"e2el", "End-to-end Latency", &figures.e2el}};
+// Those that the report tells.
+std::vector<Latency> Latencies(const LoadReport& report) {
+  const LoadFigures& figures = report.figures;
+  std::vector<Latency> latencies = {
+      {"ttft", "Time to First Token", &figures.ttft},
+      {"tpot", "Time per Output Token (excl. 1st token)", &figures.tpot},
+      {"itl", "Inter-token Latency", &figures.itl},
+      {"e2el", "End-to-end Latency", &figures.e2el}};
+  std::erase_if(latencies, [&](const Latency& one) { return !report.metrics.contains(one.name); });
+  return latencies;
 }
 
 // "99", "99.9"
@@ -43,8 +49,8 @@ void AddTitle(std::string* table, const std::string& title, char fill) {
                   std::string(dashes - dashes / 2, fill), "\n");
 }
 
-void AddLatencies(const LoadFigures& figures, std::string* table) {
-  for (const Latency& latency : Latencies(figures)) {
+void AddLatencies(const LoadReport& report, std::string* table) {
+  for (const Latency& latency : Latencies(report)) {
     std::string upper = latency.name;
     absl::AsciiStrToUpper(&upper);
     AddTitle(table, latency.title, '-');
@@ -64,6 +70,19 @@ double LoadReport::CpuPerToken() const {
 }
 
 double LoadReport::CoresUsed() const { return figures.PerSecond(run.cpu_seconds); }
+
+absl::StatusOr<std::set<std::string>> ParseMetrics(const std::string& text) {
+  const std::set<std::string> known = LoadReport().metrics;
+  std::set<std::string> metrics;
+  for (const absl::string_view item : absl::StrSplit(text, ',')) {
+    if (!known.contains(std::string(item))) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "percentile-metrics: expected ttft, tpot, itl or e2el, found \"", item, "\""));
+    }
+    metrics.emplace(item);
+  }
+  return metrics;
+}
 
 nlohmann::ordered_json ReportJson(const LoadReport& report) {
   const LoadFigures& f = report.figures;
@@ -87,7 +106,7 @@ nlohmann::ordered_json ReportJson(const LoadReport& report) {
   json["total_token_throughput"] = f.PerSecond(input + output);
   json["max_output_tokens_per_s"] = f.peak_output_per_s;
   json["max_concurrent_requests"] = f.peak_requests;
-  for (const Latency& latency : Latencies(f)) {
+  for (const Latency& latency : Latencies(report)) {
     const auto key = [&latency](const std::string& what) {
       return absl::StrCat(what, "_", latency.name, "_ms");
     };
@@ -130,7 +149,7 @@ std::string ReportTable(const LoadReport& report) {
   AddFigure(&table, "Peak output token throughput (tok/s):", f.peak_output_per_s);
   AddCount(&table, "Peak concurrent requests:", f.peak_requests);
   AddFigure(&table, "Total token throughput (tok/s):", f.PerSecond(input + output));
-  AddLatencies(f, &table);
+  AddLatencies(report, &table);
   AddTitle(&table, "This client", '-');
   AddFigure(&table, "CPU per output token (us):", 1e6 * report.CpuPerToken());
   AddFigure(&table, "Cores used:", report.CoresUsed());

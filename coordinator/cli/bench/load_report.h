@@ -1,8 +1,10 @@
 // A load's figures for people and for programs.
 #pragma once
 
+#include <set>
 #include <string>
 
+#include "absl/status/statusor.h"
 #include "coordinator/cli/bench/load.h"
 #include "coordinator/cli/bench/statistics.h"
 #include "nlohmann/json.hpp"
@@ -10,7 +12,8 @@
 namespace whalepod {
 
 struct LoadReport {
-  nlohmann::ordered_json settings;  // flat: what was asked for
+  std::set<std::string> metrics = {"ttft", "tpot", "itl", "e2el"};  // the latencies it tells
+  nlohmann::ordered_json settings;                                  // flat: what was asked for
   Goals goals;
   LoadFigures figures;
   LoadRun run;
@@ -20,6 +23,9 @@ struct LoadReport {
   // The part of one core that this process took.
   double CoresUsed() const;
 };
+
+// Some of those four, comma-separated; INVALID_ARGUMENT names what is none.
+absl::StatusOr<std::set<std::string>> ParseMetrics(const std::string& text);
 
 // One object: the settings, and the figures under the names of vLLM's --save-result where it has
 // them (mean_ttft_ms, p99_ttft_ms, request_throughput, ...).

@@ -13,6 +13,7 @@
 namespace whalepod {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::Not;
@@ -185,6 +186,23 @@ TEST(ReportTest, TableNamesFailures) {
   EXPECT_THAT(table, HasSubstr("HTTP 429:"));
   EXPECT_THAT(table, HasSubstr("P99.9 E2EL (ms):"));
   EXPECT_THAT(table, HasSubstr("CPU per output token (us):                    2000.00"));
+}
+
+TEST(ReportTest, TellsTheLatenciesAskedFor) {
+  LoadReport report = SomeReport();
+  report.metrics = ParseMetrics("itl,ttft").value();
+  const nlohmann::ordered_json json = ReportJson(report);
+  for (const char* name : {"mean_ttft_ms", "std_itl_ms", "p90_ttft_ms"}) {
+    EXPECT_TRUE(json.contains(name)) << name;
+  }
+  for (const char* name : {"mean_tpot_ms", "median_e2el_ms", "p90_e2el_ms"}) {
+    EXPECT_FALSE(json.contains(name)) << name;
+  }
+  EXPECT_THAT(ReportTable(report), AllOf(HasSubstr("Mean ITL"), Not(HasSubstr("Mean E2EL"))));
+  const std::string html = ReportHtml(report);
+  EXPECT_THAT(html, AllOf(HasSubstr("<td>TTFT</td>"), Not(HasSubstr("<td>TPOT</td>"))));
+  EXPECT_THAT(ParseMetrics("ttft,e2e").status().message(), HasSubstr("found \"e2e\""));
+  EXPECT_FALSE(ParseMetrics("").ok());
 }
 
 TEST(ReportTest, NothingCompletedIsAReportToo) {
