@@ -1,9 +1,11 @@
 """`whalepod bench serve` on a real deployment, over gRPC and over HTTP."""
 
+import http.server
 import json
 import pathlib
 import subprocess
 import tempfile
+import threading
 import unittest
 import xml.etree.ElementTree
 
@@ -111,6 +113,42 @@ class BenchServeTest(unittest.TestCase):
             figures, table, _ = self.bench(over, "--num-prompts", 6, "--random-vocab-size", 1000000, *SMALL, status=1)
             self.assertEqual((figures["completed"], figures["failures"]), (0, {name: 6}))
             self.assertIn(name, table)
+
+    def test_waits_until_the_server_is_healthy(self):
+        asked = []
+
+        class Loading(http.server.BaseHTTPRequestHandler):
+            def reply(self, status, kind, body):
+                self.send_response(status)
+                self.send_header("Content-Type", kind)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def do_GET(self):
+                asked.append(self.path)
+                if self.path == "/health":
+                    self.reply(503 if asked.count("/health") < 3 else 200, "text/plain", b"")
+                else:
+                    self.reply(200, "application/json", b'{"data": [{"id": "some"}]}')
+
+            def do_POST(self):
+                asked.append(self.path)
+                self.rfile.read(int(self.headers["Content-Length"]))
+                self.reply(200, "text/event-stream", b'data: {"choices": [{"text": "a"}]}\n\ndata: [DONE]\n\n')
+
+            def log_message(self, *_):
+                pass
+
+        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Loading) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            run = subprocess.run([str(BIN / "whalepod"), "bench", "serve", "--num-prompts", "1", "--base-url",
+                                  f"http://127.0.0.1:{server.server_port}"], capture_output=True, text=True,
+                                 timeout=PATIENCE)
+            server.shutdown()
+        self.assertEqual(run.returncode, 0, run.stdout + run.stderr)
+        self.assertEqual(asked, ["/health"] * 3 + ["/v1/models", "/v1/completions"])
+        self.assertIn("counted by chunks", run.stdout)
 
     def test_bad_flags_are_named(self):
         for flags, name in [(["--request-rate", "0"], "--request-rate"), (["--request-rate", "fast"], "--request-rate"),

@@ -207,16 +207,30 @@ class BeastTarget final : public HttpTarget {
     return request;
   }
 
+  struct Page {
+    unsigned status = 0;
+    std::string body;
+    std::string Text() const { return absl::StrCat("HTTP ", status, ": ", ErrorText(body)); }
+  };
+  absl::StatusOr<Page> Get(const std::string& path) const {
+    Call call(peers_, options_.silence);
+    Page page;
+    auto error = call.Send(MakeRequest(http::verb::get, path, ""));
+    if (!error) error = call.ReadAll(size_t{16} << 20, &page.body);
+    if (error) return absl::UnavailableError(error.message());
+    page.status = call.status();
+    return page;
+  }
+
   // UNAVAILABLE: may be better later.
   absl::Status AskModel() {
-    Call call(peers_, options_.silence);
-    std::string body;
-    auto error = call.Send(MakeRequest(http::verb::get, "/v1/models", ""));
-    if (!error) error = call.ReadAll(size_t{16} << 20, &body);
-    if (error) return absl::UnavailableError(error.message());
-    const std::string said = absl::StrCat("HTTP ", call.status(), ": ", ErrorText(body));
-    if (call.status() == 401 || call.status() == 403) return absl::UnauthenticatedError(said);
-    if (call.status() != 200) return absl::UnavailableError(said);
+    // Many tell their models before they can run them. Not every server has this page.
+    ASSIGN_OR_RETURN(const Page health, Get("/health"));
+    if (health.status == 503) return absl::UnavailableError(health.Text());
+    ASSIGN_OR_RETURN(const Page page, Get("/v1/models"));
+    const std::string& body = page.body;
+    if (page.status == 401 || page.status == 403) return absl::UnauthenticatedError(page.Text());
+    if (page.status != 200) return absl::UnavailableError(page.Text());
     if (!model_.empty()) return absl::OkStatus();
     const nlohmann::json json = nlohmann::json::parse(body, nullptr, false);
     const nlohmann::json* const data = json.is_object() ? Member(json, "data") : nullptr;

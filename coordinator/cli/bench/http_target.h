@@ -20,8 +20,9 @@ struct HttpTargetOptions {
 
 class HttpTarget : public LoadTarget {
  public:
-  // Asks the server for its models until it answers. INVALID_ARGUMENT for a URL that is none, or
-  // not of http; DEADLINE_EXCEEDED with what was heard last; NOT_FOUND if it has no model.
+  // Asks the server for its models until it answers and its /health, if it has that, is not 503.
+  // INVALID_ARGUMENT for a URL that is none, or not of http; DEADLINE_EXCEEDED with what was heard
+  // last; NOT_FOUND if it has no model.
   static absl::StatusOr<std::unique_ptr<HttpTarget>> Connect(HttpTargetOptions options);
 
   virtual const std::string& model() const = 0;
