@@ -324,7 +324,10 @@ void AddBench(CLI::App& app, CommandRun& run) {
   count("--warmup", flags->warmup, 0, "requests before those");
   command->add_option("--seed", flags->seed, "of the prompts")->capture_default_str();
   command->add_flag("--json", flags->json, "one JSON object");
-  command->callback([flags, &run] { run = [flags] { return Bench(*flags); }; });
+  const CLI::App* const serve = AddBenchServe(*command, run);
+  command->callback([flags, serve, &run] {
+    if (!serve->parsed()) run = [flags] { return Bench(*flags); };
+  });
 }
 
 }  // namespace whalepod

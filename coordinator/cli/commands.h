@@ -16,6 +16,8 @@ void AddGenerate(CLI::App& app, CommandRun& run);
 void AddChat(CLI::App& app, CommandRun& run);
 void AddStatus(CLI::App& app, CommandRun& run);
 void AddBench(CLI::App& app, CommandRun& run);
+// A subcommand of bench.
+CLI::App* AddBenchServe(CLI::App& bench, CommandRun& run);
 
 // Exit statuses besides 0.
 inline constexpr int kFailed = 1;

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/check.h"
 #include "base/host_port.h"
 #include "base/log.h"
 #include "whalepod/v1/control.grpc.pb.h"
@@ -20,29 +21,55 @@ grpc::Status ToGrpc(const absl::Status& status) {
   return grpc::Status(static_cast<grpc::StatusCode>(status.code()), std::string(status.message()));
 }
 
+using AttachService = v1::ControlService::WithRawCallbackMethod_Attach<v1::ControlService::Service>;
+
+// Messages as they go over the wire. One that goes to many ranks is encoded once: the bytes are
+// shared. Thread-safe.
+class Encoder {
+ public:
+  grpc::ByteBuffer Encode(const WorkerLink::Message& message) {
+    std::lock_guard lock(mu_);
+    if (message == last_) return bytes_;
+    grpc::ByteBuffer bytes;
+    bool own = false;
+    // A message that we made can be encoded.
+    CHECK(grpc::SerializationTraits<v1::AttachResponse>::Serialize(*message, &bytes, &own).ok());
+    last_ = message;
+    bytes_ = bytes;
+    return bytes_;
+  }
+
+ private:
+  std::mutex mu_;
+  WorkerLink::Message last_;
+  grpc::ByteBuffer bytes_;
+};
+
 // One worker's stream. gRPC may run reactions at the same time and on any thread, so all Start*
 // and Finish calls are made under mu_. The object lives until gRPC is done with it (OnDone) and
 // the fleet has let it go.
-class AttachStream final : public grpc::ServerBidiReactor<v1::AttachRequest, v1::AttachResponse>,
+class AttachStream final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>,
                            public WorkerLink,
                            public std::enable_shared_from_this<AttachStream> {
  public:
-  static AttachStream* Make(Fleet* fleet, std::chrono::milliseconds hello_limit) {
-    auto stream = std::make_shared<AttachStream>(fleet);
+  static AttachStream* Make(Fleet* fleet, std::shared_ptr<Encoder> encoder,
+                            std::chrono::milliseconds hello_limit) {
+    auto stream = std::make_shared<AttachStream>(fleet, std::move(encoder));
     stream->self_ = stream;
     // The alarm keeps the stream until it has rung or was cancelled.
     stream->hello_alarm_.Set(std::chrono::system_clock::now() + hello_limit, [stream](bool rang) {
       if (rang) stream->HelloIsLate();
     });
-    stream->StartRead(&stream->request_);
+    stream->StartRead(&stream->bytes_);
     return stream.get();
   }
-  explicit AttachStream(Fleet* fleet) : fleet_(fleet) {}
+  AttachStream(Fleet* fleet, std::shared_ptr<Encoder> encoder)
+      : fleet_(fleet), encoder_(std::move(encoder)) {}
 
   void Send(Message message) override {
     std::lock_guard lock(mu_);
     if (finished_ || closing_) return;
-    queue_.push_back(std::move(message));
+    queue_.push_back(encoder_->Encode(message));
     WriteNextLocked();
   }
 
@@ -50,7 +77,7 @@ class AttachStream final : public grpc::ServerBidiReactor<v1::AttachRequest, v1:
     std::lock_guard lock(mu_);
     if (finished_ || closing_) return;
     queue_.clear();
-    queue_.push_back(std::move(message));
+    queue_.push_back(encoder_->Encode(message));
     WriteNextLocked();
   }
 
@@ -68,19 +95,25 @@ class AttachStream final : public grpc::ServerBidiReactor<v1::AttachRequest, v1:
       FinishNow(grpc::Status::OK);
       return;
     }
-    if (rank_ >= 0) {
-      fleet_->OnMessage(rank_, std::move(request_));
-    } else if (!Greet()) {
+    v1::AttachRequest request;
+    if (!grpc::SerializationTraits<v1::AttachRequest>::Deserialize(&bytes_, &request).ok()) {
+      spdlog::warn("a worker's message is not an AttachRequest, its stream is ended");
+      Leave();
+      FinishNow(grpc::Status(grpc::StatusCode::INVALID_ARGUMENT, "expected an AttachRequest"));
       return;
     }
-    request_.Clear();
+    if (rank_ >= 0) {
+      fleet_->OnMessage(rank_, std::move(request));
+    } else if (!Greet(request)) {
+      return;
+    }
     std::lock_guard lock(mu_);
-    if (!finished_) StartRead(&request_);
+    if (!finished_) StartRead(&bytes_);
   }
 
   void OnWriteDone(bool ok) override {
     std::lock_guard lock(mu_);
-    writing_ = nullptr;
+    writing_ = false;
     if (!ok) queue_.clear();  // the stream is broken; the pending read tells the fleet
     WriteNextLocked();
   }
@@ -98,9 +131,9 @@ class AttachStream final : public grpc::ServerBidiReactor<v1::AttachRequest, v1:
 
  private:
   // The first message; false ends the stream.
-  bool Greet() {
+  bool Greet(const v1::AttachRequest& request) {
     absl::StatusOr<int> rank = absl::InvalidArgumentError("the first message must be Hello");
-    if (request_.has_hello()) rank = fleet_->OnHello(shared_from_this(), request_.hello());
+    if (request.has_hello()) rank = fleet_->OnHello(shared_from_this(), request.hello());
     if (!rank.ok()) {
       spdlog::warn("a worker is refused: {}", rank.status().ToString());
       FinishNow(ToGrpc(rank.status()));
@@ -144,11 +177,12 @@ class AttachStream final : public grpc::ServerBidiReactor<v1::AttachRequest, v1:
   }
 
   void WriteNextLocked() {
-    if (finished_ || writing_ != nullptr) return;
+    if (finished_ || writing_) return;
     if (!queue_.empty()) {
-      writing_ = std::move(queue_.front());
+      written_ = std::move(queue_.front());
       queue_.pop_front();
-      StartWrite(writing_.get());
+      writing_ = true;
+      StartWrite(&written_);
     } else if (closing_) {
       finished_ = true;
       Finish(close_status_);
@@ -157,11 +191,13 @@ class AttachStream final : public grpc::ServerBidiReactor<v1::AttachRequest, v1:
 
   Fleet* const fleet_;
   grpc::Alarm hello_alarm_;
-  v1::AttachRequest request_;
+  const std::shared_ptr<Encoder> encoder_;
+  grpc::ByteBuffer bytes_;  // being read
   std::mutex mu_;
   int rank_ = -1;  // written before the read that follows it is started
-  std::deque<Message> queue_;
-  Message writing_;
+  std::deque<grpc::ByteBuffer> queue_;
+  grpc::ByteBuffer written_;
+  bool writing_ = false;
   grpc::Status close_status_;
   bool closing_ = false;
   bool finished_ = false;
@@ -169,17 +205,18 @@ class AttachStream final : public grpc::ServerBidiReactor<v1::AttachRequest, v1:
   std::shared_ptr<AttachStream> self_;
 };
 
-class Service final : public v1::ControlService::CallbackService {
+class Service final : public AttachService {
  public:
   Service(Fleet* fleet, std::chrono::milliseconds hello_limit)
       : fleet_(fleet), hello_limit_(hello_limit) {}
-  grpc::ServerBidiReactor<v1::AttachRequest, v1::AttachResponse>* Attach(
+  grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* Attach(
       grpc::CallbackServerContext*) override {
-    return AttachStream::Make(fleet_, hello_limit_);
+    return AttachStream::Make(fleet_, encoder_, hello_limit_);
   }
 
  private:
   Fleet* const fleet_;
+  const std::shared_ptr<Encoder> encoder_ = std::make_shared<Encoder>();
   const std::chrono::milliseconds hello_limit_;
 };
 

@@ -28,6 +28,10 @@ absl::StatusOr<std::vector<SequenceEvent>> Scheduler::Commit(uint64_t step,
                                             " DP groups, expected ", groups_.size()));
   }
   std::vector<SequenceEvent> events;
+  // Once for all groups: else each would move the events of those before it.
+  size_t tokens = 0;
+  for (const GroupResult& group : groups) tokens += group.tokens.size();
+  events.reserve(tokens);
   for (uint32_t g = 0; g < groups.size(); ++g) {
     RETURN_IF_ERROR(Annotate(CommitGroup(g, flight.groups[g], groups[g], &events),
                              absl::StrCat("step ", step, ", DP group ", g)));
@@ -57,7 +61,6 @@ absl::Status Scheduler::CommitGroup(uint32_t g, GroupFlight& flight, GroupResult
     return absl::InternalError(
         absl::StrCat(result.tokens.size(), " sampled tokens, expected ", group.samples));
   }
-  events->reserve(events->size() + result.tokens.size());
   for (v1::SampledToken& token : result.tokens) {
     Sequence* const sequence =
         token.slot() < group.sampling.size() ? group.sampling[token.slot()] : nullptr;
