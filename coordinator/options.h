@@ -45,6 +45,8 @@ struct ServeOptions {
   int control_port = 50052;
   std::vector<std::string> api_keys;  // KEY or NAME:KEY; none: everybody may ask
   std::string state_dir;              // empty: epochs are not kept
+  std::string jobs_db;                // empty: jobs.db in state_dir, if there is one
+  uint32_t jobs_in_flight = 32;
 
   // Seconds.
   double join_timeout = 60, plan_timeout = 10, load_timeout = 600, connect_timeout = 15,

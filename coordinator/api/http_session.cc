@@ -14,6 +14,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
+#include "coordinator/api/http_batches.h"
 #include "coordinator/api/openai_request.h"
 
 namespace whalepod {
@@ -226,8 +227,12 @@ class HttpSession::Completion final : public ResponseWriter,
 };
 
 HttpSession::HttpSession(asio::ip::tcp::socket socket, const HttpServer::Options& options,
-                         Frontend* frontend, std::shared_ptr<std::atomic<int>> open)
-    : stream_(std::move(socket)), options_(options), frontend_(frontend), open_(std::move(open)) {}
+                         Frontend* frontend, JobApi* jobs, std::shared_ptr<std::atomic<int>> open)
+    : stream_(std::move(socket)),
+      options_(options),
+      frontend_(frontend),
+      jobs_(jobs),
+      open_(std::move(open)) {}
 
 HttpSession::~HttpSession() { --*open_; }
 
@@ -296,6 +301,7 @@ void HttpSession::Route() {
       authorization == request_.end() ? absl::string_view() : View(authorization->value()));
   if (!caller.ok()) return ReplyError(caller.status());
   caller_ = *std::move(caller);
+  if (jobs_ != nullptr && IsBatchPath(path)) return Batches(std::string(View(request_.target())));
   if (path == "/v1/models") return ListModels("");
   if (one_model && get) return ListModels(path.substr(sizeof("/v1/models/") - 1));
   if (path == "/v1/chat/completions") return Complete(ParseChatCompletion(body));
@@ -323,6 +329,22 @@ void HttpSession::Route() {
     });
   }
   ReplyError(absl::NotFoundError(absl::StrCat("there is no ", path.substr(0, 100))));
+}
+
+void HttpSession::Batches(const std::string& target) {
+  BatchCall call;
+  call.method = std::string(View(request_.method_string()));
+  call.target = target;
+  call.content_type = std::string(View(request_[http::field::content_type]));
+  call.idempotency_key = std::string(View(request_["Idempotency-Key"]));
+  call.body = std::move(request_.body());
+  const absl::Status queued = jobs_->Run([self = shared_from_this(), call = std::move(call)] {
+    asio::post(self->executor(), [self, reply = AnswerBatch(*self->jobs_, self->caller_, call)] {
+      if (!reply.ok()) return self->ReplyError(reply.status());
+      self->Reply(reply->status, reply->body, 0, reply->content_type);
+    });
+  });
+  if (!queued.ok()) ReplyError(queued);
 }
 
 void HttpSession::ListModels(const std::string& wanted) {
@@ -371,11 +393,12 @@ void HttpSession::ReplyBad(int status, const std::string& message) {
   Reply(status, ToHttpError(absl::InvalidArgumentError(message)).body);
 }
 
-void HttpSession::Reply(int status, std::string body, uint32_t retry_after_ms) {
+void HttpSession::Reply(int status, std::string body, uint32_t retry_after_ms,
+                        const std::string& type) {
   auto response = std::make_shared<http::response<http::string_body>>();
   response->result(static_cast<unsigned>(status));
   response->version(request_.version() == 10 ? 10 : 11);
-  if (!body.empty()) response->set(http::field::content_type, "application/json");
+  if (!body.empty()) response->set(http::field::content_type, type);
   if (retry_after_ms > 0) {
     response->set(http::field::retry_after, absl::StrCat((retry_after_ms + 999) / 1000));
   }

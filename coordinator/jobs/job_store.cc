@@ -310,6 +310,12 @@ absl::StatusOr<v1::ListJobsResponse> JobStore::List(const std::string& tenant, u
   return response;
 }
 
+absl::StatusOr<std::string> JobStore::TokenAfter(const std::string& tenant, const std::string& id) {
+  std::lock_guard lock(mu_);
+  ASSIGN_OR_RETURN(const Row row, Find(tenant, id));
+  return absl::StrCat(row.key);
+}
+
 absl::StatusOr<v1::GetJobResultsResponse> JobStore::Results(const std::string& tenant,
                                                             const std::string& id,
                                                             uint32_t page_size,

@@ -86,6 +86,8 @@ class JobStore {
   // INVALID_ARGUMENT for a token that no page had.
   absl::StatusOr<v1::ListJobsResponse> List(const std::string& tenant, uint32_t page_size,
                                             const std::string& page_token);
+  // The token of the page that begins after a job.
+  absl::StatusOr<std::string> TokenAfter(const std::string& tenant, const std::string& id);
   absl::StatusOr<v1::GetJobResultsResponse> Results(const std::string& tenant,
                                                     const std::string& id, uint32_t page_size,
                                                     const std::string& page_token);
