@@ -14,10 +14,12 @@ import time
 import unittest
 
 import grpc
-from deployment import BIN, PATIENCE, SOURCE, Deployment, question
+from deployment import BIN, BUILD, PATIENCE, SOURCE, Deployment, question
 from whalepod.v1 import jobs_pb2, jobs_pb2_grpc
 
-sys.path.insert(0, str(SOURCE / "deploy/python"))
+sys.path.append(str(SOURCE / "deploy/python"))
+from whalepod.client import Client  # noqa: E402
+
 try:
     import openai
 except ImportError:
@@ -201,6 +203,29 @@ class JobsTest(unittest.TestCase):
         self.assertEqual([one["custom_id"] for one in lines], ["item-1", "item-2"])
         self.assertEqual(client.batches.cancel(batch.id).status, "completed")
         self.assertTrue(client.files.delete(file.id).deleted)
+
+
+    def test_the_python_client(self):
+        client = Client(self.deployment.client.endpoint)
+        job = client.submit((line(4) + "\n" + line(5)).encode(), priority=3)
+        self.assertEqual(job.priority, 3)
+        seen = list(client.watch(job.id))
+        self.assertEqual(len(seen), 2)
+        self.assertEqual([item.index for item in client.results(job.id)], [0, 1])
+        self.assertEqual(list(client.watch(job.id, seen=1)), seen[1:])
+        one = client.submit(self.deployment.client.request(question(3, 4), max_tokens=2))
+        self.assertEqual(len(list(client.watch(one.id))), 1)
+        client.channel.close()
+
+
+class PackageTest(unittest.TestCase):
+    def test_checked_in_stubs_are_those_of_the_protos(self):
+        """Else run deploy/python/generate.sh."""
+        for name in ("inference", "jobs"):
+            for suffix in ("_pb2.py", "_pb2_grpc.py"):
+                file = f"whalepod/v1/{name}{suffix}"
+                built = (BUILD / "tests/integration/stubs" / file).read_text()
+                self.assertEqual((SOURCE / "deploy/python" / file).read_text(), built, file)
 
 
 class StoreTest(unittest.TestCase):
