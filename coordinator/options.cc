@@ -89,7 +89,11 @@ void AddPlaces(CLI::App& app, ServeOptions& o) {
       ->delimiter(',')
       ->expected(1)
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
-  Add(app, "--state-dir", o.state_dir, "folder that keeps the epoch number over restarts");
+  Add(app, "--state-dir", o.state_dir, "folder that keeps epoch number and jobs over restarts");
+  Add(app, "--jobs-db", o.jobs_db,
+      "file that keeps jobs; empty: jobs.db in --state-dir, without which jobs are refused");
+  Add(app, "--jobs-in-flight", o.jobs_in_flight, "items of jobs that the engine has at once")
+      ->check(CLI::Range(1, 1 << 16));
   const auto seconds = CLI::Range(0.001, 1e6);
   Add(app, "--join-timeout", o.join_timeout, "seconds until all workers are here")->check(seconds);
   Add(app, "--plan-timeout", o.plan_timeout, "seconds until all hold the plan")->check(seconds);

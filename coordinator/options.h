@@ -46,6 +46,8 @@ struct ServeOptions {
   int control_port = 50052;
   std::vector<std::string> api_keys;  // KEY or NAME:KEY; none: everybody may ask
   std::string state_dir;              // empty: epochs are not kept
+  std::string jobs_db;                // empty: jobs.db in state_dir, if there is one
+  uint32_t jobs_in_flight = 32;
   LogFormat log_format = LogFormat::kText;
 
   // Seconds.

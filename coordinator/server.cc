@@ -23,6 +23,12 @@ constexpr std::chrono::seconds kAbort(3);
 // A poll of the stop flag while the engine drains.
 constexpr std::chrono::milliseconds kDrainPoll(50);
 
+int64_t WallMs() {
+  return std::chrono::duration_cast<std::chrono::milliseconds>(
+             std::chrono::system_clock::now().time_since_epoch())
+      .count();
+}
+
 Duration Seconds(double seconds) {
   return std::chrono::duration_cast<Duration>(std::chrono::duration<double>(seconds));
 }
@@ -150,6 +156,9 @@ CoordinatorServer::~CoordinatorServer() {
   // Clients go first, then steps, then ranks: nobody calls into what is gone.
   http_.reset();
   api_.reset();
+  job_runner_.reset();
+  job_backend_.reset();
+  job_api_.reset();
   frontend_.reset();
   if (engine_ != nullptr) engine_->Stop();
   control_.reset();
@@ -205,15 +214,31 @@ absl::Status CoordinatorServer::Listen() {
   frontend_ = std::make_unique<Frontend>(
       DescribeModel(), [this](v1::GetStatusResponse* status) { FillStatus(status); }, &metrics_,
       std::move(keys));
-  ASSIGN_OR_RETURN(
-      api_, ApiServer::Start({.host = options_.host, .port = options_.grpc_port}, frontend_.get()));
-  ASSIGN_OR_RETURN(
-      http_, HttpServer::Start({.host = options_.host, .port = options_.port}, frontend_.get()));
+  RETURN_IF_ERROR(OpenJobs());
+  ASSIGN_OR_RETURN(api_, ApiServer::Start({.host = options_.host, .port = options_.grpc_port},
+                                          frontend_.get(), job_api_.get()));
+  ASSIGN_OR_RETURN(http_, HttpServer::Start({.host = options_.host, .port = options_.port},
+                                            frontend_.get(), job_api_.get()));
   ASSIGN_OR_RETURN(control_,
                    ControlServer::Start(options_.host, options_.control_port, fleet_.get()));
   spdlog::info("epoch {}: {} as {}, {} ranks; on {}: HTTP {}, gRPC {}, workers {}", epoch_,
                NameOf(options_), LayoutName(plan_.layout()), ranks(), options_.host, http_port(),
                grpc_port(), control_port());
+  return absl::OkStatus();
+}
+
+// Jobs that were accepted wait until the deployment is ready.
+absl::Status CoordinatorServer::OpenJobs() {
+  std::string path = options_.jobs_db;
+  if (path.empty() && !options_.state_dir.empty()) path = options_.state_dir + "/jobs.db";
+  if (!path.empty()) {
+    ASSIGN_OR_RETURN(jobs_, JobStore::Open({.path = path, .now_ms = WallMs}));
+    job_backend_ = std::make_unique<JobBackend>(frontend_.get(), [] { return WallMs() / 1000; });
+    JobRunner::Options runner;
+    runner.most_in_flight = options_.jobs_in_flight;
+    job_runner_ = std::make_unique<JobRunner>(jobs_.get(), job_backend_.get(), runner);
+  }
+  job_api_ = std::make_unique<JobApi>(jobs_.get());
   return absl::OkStatus();
 }
 
@@ -270,6 +295,7 @@ absl::Status CoordinatorServer::StartEngine() {
   }
   running->Start();
   frontend_->SetReady(DescribeModel(), running);
+  if (job_runner_ != nullptr) job_runner_->Start();
   api_->SetServing(true);
   spdlog::info("epoch {}: serving {} on {}: HTTP {}, gRPC {}", epoch_, NameOf(options_),
                options_.host, http_port(), grpc_port());
@@ -296,6 +322,8 @@ absl::Status CoordinatorServer::WindDown(absl::Status end) {
   frontend_->SetNotReady(end.ok() || stops() > 0
                              ? absl::UnavailableError("the deployment is shutting down")
                              : absl::UnavailableError(end.message()));
+  // Its items are begun anew by the next coordinator.
+  if (job_runner_ != nullptr) job_runner_->Stop();
   if (!end.ok()) {
     if (engine_ != nullptr) engine_->Fail(absl::UnavailableError(end.message()));
     fleet_->Abort(end);

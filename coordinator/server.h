@@ -13,10 +13,14 @@
 #include "coordinator/api/api_server.h"
 #include "coordinator/api/frontend.h"
 #include "coordinator/api/http_server.h"
+#include "coordinator/api/job_api.h"
+#include "coordinator/api/job_backend.h"
 #include "coordinator/checkpoint/checkpoint.h"
 #include "coordinator/fleet/control_server.h"
 #include "coordinator/fleet/epoch_store.h"
 #include "coordinator/fleet/fleet.h"
+#include "coordinator/jobs/job_runner.h"
+#include "coordinator/jobs/job_store.h"
 #include "coordinator/metrics/serving_metrics.h"
 #include "coordinator/options.h"
 #include "coordinator/sched/engine.h"
@@ -57,6 +61,7 @@ class CoordinatorServer {
   CoordinatorServer(const ServeOptions& options, Checkpoint checkpoint);
 
   void LoadText();
+  absl::Status OpenJobs();
   absl::Status Listen();
   absl::Status MakePlanFor(const std::vector<v1::Hello>& hellos);
   absl::Status BringUp();
@@ -84,6 +89,10 @@ class CoordinatorServer {
   std::unique_ptr<Fleet> fleet_;
   std::unique_ptr<ControlServer> control_;
   std::unique_ptr<Frontend> frontend_;
+  std::unique_ptr<JobStore> jobs_;  // null: none are kept
+  std::unique_ptr<JobApi> job_api_;
+  std::unique_ptr<JobBackend> job_backend_;
+  std::unique_ptr<JobRunner> job_runner_;
   std::unique_ptr<ApiServer> api_;
   std::unique_ptr<HttpServer> http_;
 };

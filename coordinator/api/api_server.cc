@@ -5,12 +5,14 @@
 #include <grpcpp/health_check_service_interface.h>
 
 #include <mutex>
+#include <optional>
 
 #include "absl/strings/str_cat.h"
 #include "base/host_port.h"
 #include "base/status.h"
 #include "coordinator/api/errors.h"
 #include "coordinator/api/grpc_generate.h"
+#include "coordinator/api/job_service.h"
 #include "whalepod/v1/inference.grpc.pb.h"
 
 namespace whalepod {
@@ -114,8 +116,10 @@ class Service final : public v1::InferenceService::CallbackService {
 
 class GrpcApiServer final : public ApiServer {
  public:
-  GrpcApiServer(const Options& options, Frontend* frontend)
-      : host_(options.host), asked_port_(options.port), service_(frontend) {}
+  GrpcApiServer(const Options& options, Frontend* frontend, JobApi* jobs)
+      : host_(options.host), asked_port_(options.port), service_(frontend) {
+    if (jobs != nullptr) jobs_.emplace(frontend, jobs);
+  }
   ~GrpcApiServer() override { Shutdown(std::chrono::milliseconds(0)); }
 
   absl::Status Listen() {
@@ -134,6 +138,7 @@ class GrpcApiServer final : public ApiServer {
     builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10000);
     builder.SetMaxReceiveMessageSize(kMostMessage);
     builder.RegisterService(&service_);
+    if (jobs_) builder.RegisterService(&*jobs_);
     server_ = builder.BuildAndStart();
     if (server_ == nullptr || port_ == 0) {
       server_.reset();
@@ -165,14 +170,15 @@ class GrpcApiServer final : public ApiServer {
   const int asked_port_;
   int port_ = 0;
   Service service_;
+  std::optional<JobService> jobs_;
   std::unique_ptr<grpc::Server> server_;
 };
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<ApiServer>> ApiServer::Start(const Options& options,
-                                                            Frontend* frontend) {
-  auto server = std::make_unique<GrpcApiServer>(options, frontend);
+                                                            Frontend* frontend, JobApi* jobs) {
+  auto server = std::make_unique<GrpcApiServer>(options, frontend, jobs);
   if (absl::Status status = server->Listen(); !status.ok()) return status;
   return server;
 }

@@ -1,4 +1,4 @@
-// InferenceService, health and reflection over gRPC.
+// InferenceService, JobService, health and reflection over gRPC.
 #pragma once
 
 #include <chrono>
@@ -7,6 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "coordinator/api/frontend.h"
+#include "coordinator/api/job_api.h"
 
 namespace whalepod {
 
@@ -17,10 +18,11 @@ class ApiServer {
     int port = 0;  // 0: any free one
   };
 
-  // Listens; health says NOT_SERVING until SetServing. `frontend` outlives the server. UNAVAILABLE
-  // if the port is in use.
+  // Listens; health says NOT_SERVING until SetServing. `frontend` and `jobs` outlive the server;
+  // without `jobs` there is no JobService. UNAVAILABLE if the port is in use.
   static absl::StatusOr<std::unique_ptr<ApiServer>> Start(const Options& options,
-                                                          Frontend* frontend);
+                                                          Frontend* frontend,
+                                                          JobApi* jobs = nullptr);
   // Ends all calls at once.
   virtual ~ApiServer() = default;
 

@@ -24,9 +24,10 @@ using asio::ip::tcp;
 
 class BeastServer final : public HttpServer {
  public:
-  BeastServer(const Options& options, Frontend* frontend)
+  BeastServer(const Options& options, Frontend* frontend, JobApi* jobs)
       : options_(options),
         frontend_(frontend),
+        jobs_(jobs),
         work_(context_.get_executor()),
         acceptor_(asio::make_strand(context_)) {}
 
@@ -96,7 +97,7 @@ class BeastServer final : public HttpServer {
     socket.set_option(tcp::no_delay(true), ignored);
     ++*open_;
     const auto session =
-        std::make_shared<HttpSession>(std::move(socket), options_, frontend_, open_);
+        std::make_shared<HttpSession>(std::move(socket), options_, frontend_, jobs_, open_);
     {
       std::lock_guard lock(mu_);
       std::erase_if(sessions_, [](const auto& weak) { return weak.expired(); });
@@ -124,6 +125,7 @@ class BeastServer final : public HttpServer {
 
   const Options options_;
   Frontend* const frontend_;
+  JobApi* const jobs_;
   asio::io_context context_;
   asio::executor_work_guard<asio::io_context::executor_type> work_;
   tcp::acceptor acceptor_;  // on a strand of its own
@@ -137,8 +139,8 @@ class BeastServer final : public HttpServer {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const Options& options,
-                                                              Frontend* frontend) {
-  auto server = std::make_unique<BeastServer>(options, frontend);
+                                                              Frontend* frontend, JobApi* jobs) {
+  auto server = std::make_unique<BeastServer>(options, frontend, jobs);
   if (absl::Status status = server->Listen(); !status.ok()) return status;
   return server;
 }

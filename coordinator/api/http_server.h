@@ -1,5 +1,5 @@
 // OpenAI's API over HTTP/1.1: chat and text completions (whole or as server-sent events), models,
-// tokenize, health.
+// files and batches, tokenize, health.
 #pragma once
 
 #include <chrono>
@@ -8,6 +8,7 @@
 
 #include "absl/status/statusor.h"
 #include "coordinator/api/frontend.h"
+#include "coordinator/api/job_api.h"
 
 namespace whalepod {
 
@@ -27,9 +28,11 @@ class HttpServer {
     std::chrono::milliseconds heartbeat = std::chrono::seconds(15);
   };
 
-  // Listens. `frontend` outlives the server. UNAVAILABLE if the port is in use.
+  // Listens. `frontend` and `jobs` outlive the server; without `jobs` there are no files and
+  // batches. UNAVAILABLE if the port is in use.
   static absl::StatusOr<std::unique_ptr<HttpServer>> Start(const Options& options,
-                                                           Frontend* frontend);
+                                                           Frontend* frontend,
+                                                           JobApi* jobs = nullptr);
   // Ends all connections at once.
   virtual ~HttpServer() = default;
   virtual int port() const = 0;

@@ -15,6 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
 #include "coordinator/api/errors.h"
+#include "coordinator/api/http_batches.h"
 #include "coordinator/api/openai_request.h"
 
 namespace whalepod {
@@ -230,8 +231,12 @@ class HttpSession::Completion final : public ResponseWriter,
 };
 
 HttpSession::HttpSession(asio::ip::tcp::socket socket, const HttpServer::Options& options,
-                         Frontend* frontend, std::shared_ptr<std::atomic<int>> open)
-    : stream_(std::move(socket)), options_(options), frontend_(frontend), open_(std::move(open)) {}
+                         Frontend* frontend, JobApi* jobs, std::shared_ptr<std::atomic<int>> open)
+    : stream_(std::move(socket)),
+      options_(options),
+      frontend_(frontend),
+      jobs_(jobs),
+      open_(std::move(open)) {}
 
 HttpSession::~HttpSession() { --*open_; }
 
@@ -293,7 +298,7 @@ void HttpSession::Route() {
                                      {"/v1/chat/completions", false},
                                      {"/v1/completions", false}};
   const bool one_model = absl::StartsWith(path, "/v1/models/");
-  route_ = one_model ? "/v1/models/{id}" : "other";
+  route_ = one_model ? "/v1/models/{id}" : IsBatchPath(path) ? "batches" : "other";
   for (const Known& known : kKnown) {
     if (known.path == path) route_ = known.path;
     if (known.path == path && (known.get ? !get : !post)) {
@@ -310,6 +315,7 @@ void HttpSession::Route() {
       authorization == request_.end() ? absl::string_view() : View(authorization->value()));
   if (!caller.ok()) return ReplyError(caller.status());
   caller_ = *std::move(caller);
+  if (jobs_ != nullptr && IsBatchPath(path)) return Batches(std::string(View(request_.target())));
   if (path == "/v1/models") return ListModels("");
   if (one_model && get) return ListModels(path.substr(sizeof("/v1/models/") - 1));
   if (path == "/v1/chat/completions") return Complete(ParseChatCompletion(body));
@@ -337,6 +343,22 @@ void HttpSession::Route() {
     });
   }
   ReplyError(absl::NotFoundError(absl::StrCat("there is no ", path.substr(0, 100))));
+}
+
+void HttpSession::Batches(const std::string& target) {
+  BatchCall call;
+  call.method = std::string(View(request_.method_string()));
+  call.target = target;
+  call.content_type = std::string(View(request_[http::field::content_type]));
+  call.idempotency_key = std::string(View(request_["Idempotency-Key"]));
+  call.body = std::move(request_.body());
+  const absl::Status queued = jobs_->Run([self = shared_from_this(), call = std::move(call)] {
+    asio::post(self->executor(), [self, reply = AnswerBatch(*self->jobs_, self->caller_, call)] {
+      if (!reply.ok()) return self->ReplyError(reply.status());
+      self->Reply(reply->status, reply->body, 0, reply->content_type);
+    });
+  });
+  if (!queued.ok()) ReplyError(queued);
 }
 
 void HttpSession::ListModels(const std::string& wanted) {
@@ -395,7 +417,8 @@ void HttpSession::Count(int status) {
   frontend_->metrics()->RecordHttpResponse(std::string(route_), status);
 }
 
-void HttpSession::Reply(int status, std::string body, uint32_t retry_after_ms, const char* type) {
+void HttpSession::Reply(int status, std::string body, uint32_t retry_after_ms,
+                        const std::string& type) {
   Count(status);
   auto response = std::make_shared<http::response<http::string_body>>();
   response->result(static_cast<unsigned>(status));

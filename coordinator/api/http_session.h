@@ -20,9 +20,9 @@ namespace whalepod {
 // Everything runs on the connection's strand. Lives as long as an operation of it is under way.
 class HttpSession : public std::enable_shared_from_this<HttpSession> {
  public:
-  // `open` counts sessions; counted down at the end.
+  // jobs: null for none. `open` counts sessions; counted down at the end.
   HttpSession(boost::asio::ip::tcp::socket socket, const HttpServer::Options& options,
-              Frontend* frontend, std::shared_ptr<std::atomic<int>> open);
+              Frontend* frontend, JobApi* jobs, std::shared_ptr<std::atomic<int>> open);
   ~HttpSession();
 
   // Reads the next request. Call on the strand.
@@ -42,10 +42,12 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
   void Complete(absl::StatusOr<OpenAiRequest> parsed);
   // Runs `work`, which gives a body, on a thread for text.
   void Later(std::function<absl::StatusOr<std::string>()> work);
+  // Files and batches: `target` with its query.
+  void Batches(const std::string& target);
   void ListModels(const std::string& wanted);
   // body: of media type `type`, or empty.
   void Reply(int status, std::string body, uint32_t retry_after_ms = 0,
-             const char* type = "application/json");
+             const std::string& type = "application/json");
   // An answer with this status begins.
   void Count(int status);
   void ReplyError(const absl::Status& status);
@@ -59,6 +61,7 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
   boost::beast::tcp_stream stream_;
   const HttpServer::Options options_;
   Frontend* const frontend_;
+  JobApi* const jobs_;
   const std::shared_ptr<std::atomic<int>> open_;
   boost::beast::flat_buffer buffer_;
   std::optional<boost::beast::http::request_parser<boost::beast::http::string_body>> parser_;

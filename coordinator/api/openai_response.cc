@@ -41,6 +41,8 @@ HttpCode CodeOf(const absl::Status& status) {
       return {401, "invalid_request_error"};
     case absl::StatusCode::kNotFound:
       return {404, "invalid_request_error"};
+    case absl::StatusCode::kAlreadyExists:
+      return {409, "invalid_request_error"};
     case absl::StatusCode::kResourceExhausted:
       return {429, "rate_limit_error"};
     case absl::StatusCode::kUnavailable:

@@ -17,10 +17,6 @@ namespace {
 constexpr auto kCallTimeout = std::chrono::seconds(5);
 constexpr auto kRetry = std::chrono::milliseconds(50);
 
-absl::Status FromGrpc(const grpc::Status& status) {
-  return absl::Status(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
-}
-
 // Shows the key with every call of a channel.
 class KeyInterceptor final : public grpc::experimental::Interceptor {
  public:
@@ -49,6 +45,12 @@ class KeyInterceptorFactory final : public grpc::experimental::ClientInterceptor
   const std::string key_;
 };
 
+}  // namespace
+
+absl::Status FromGrpc(const grpc::Status& status) {
+  return absl::Status(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
+}
+
 std::shared_ptr<grpc::Channel> Dial(const std::string& endpoint, const std::string& api_key) {
   grpc::ChannelArguments args;
   args.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
@@ -65,11 +67,9 @@ std::shared_ptr<grpc::Channel> Dial(const std::string& endpoint, const std::stri
       endpoint, grpc::InsecureChannelCredentials(), args, std::move(interceptors));
 }
 
-void SetDeadline(grpc::ClientContext& context) {
+void SetCallDeadline(grpc::ClientContext& context) {
   context.set_deadline(std::chrono::system_clock::now() + kCallTimeout);
 }
-
-}  // namespace
 
 Client::Client(const std::string& endpoint, const std::string& api_key)
     : stub_(v1::InferenceService::NewStub(Dial(endpoint, api_key))) {}
@@ -159,7 +159,7 @@ absl::StatusOr<Client::Answer> Client::Generate(const v1::GenerateRequest& reque
 
 absl::StatusOr<v1::GetModelResponse> Client::GetModel() {
   grpc::ClientContext context;
-  SetDeadline(context);
+  SetCallDeadline(context);
   v1::GetModelResponse response;
   const grpc::Status status = stub_->GetModel(&context, v1::GetModelRequest(), &response);
   if (!status.ok()) return FromGrpc(status);
@@ -168,7 +168,7 @@ absl::StatusOr<v1::GetModelResponse> Client::GetModel() {
 
 absl::StatusOr<v1::GetStatusResponse> Client::GetStatus() {
   grpc::ClientContext context;
-  SetDeadline(context);
+  SetCallDeadline(context);
   v1::GetStatusResponse response;
   const grpc::Status status = stub_->GetStatus(&context, v1::GetStatusRequest(), &response);
   if (!status.ok()) return FromGrpc(status);

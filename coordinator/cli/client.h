@@ -34,6 +34,12 @@ class Canceller {
   bool cancelled_ = false;
 };
 
+// A channel to a deployment. api_key: what it asks for; empty: none.
+std::shared_ptr<grpc::Channel> Dial(const std::string& endpoint, const std::string& api_key);
+// Of a call that has a reply soon.
+void SetCallDeadline(grpc::ClientContext& context);
+absl::Status FromGrpc(const grpc::Status& status);
+
 // One deployment's InferenceService. Thread-safe.
 class Client {
  public:

@@ -20,7 +20,7 @@
 namespace whalepod {
 
 // By which a request came, and how it ended.
-enum class Transport { kGrpc, kHttp };
+enum class Transport { kGrpc, kHttp, kJob };
 enum class Outcome {
   kFinished,
   kRejected,
@@ -30,7 +30,7 @@ enum class Outcome {
   kFailed,
 };
 // As labels, in order.
-inline constexpr std::array kTransportNames = {"grpc", "http"};
+inline constexpr std::array kTransportNames = {"grpc", "http", "job"};
 inline constexpr std::array kOutcomeNames = {"finished", "rejected", "cancelled",
                                              "stalled",  "expired",  "failed"};
 

@@ -1,0 +1,32 @@
+// OpenAI's files and batches over HTTP, as views of the job store.
+#pragma once
+
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "coordinator/api/job_api.h"
+
+namespace whalepod {
+
+struct BatchCall {
+  std::string method;  // "GET"
+  std::string target;  // path and query
+  std::string content_type, idempotency_key, body;
+};
+
+struct BatchReply {
+  int status = 200;
+  std::string body;
+  std::string content_type = "application/json";
+};
+
+// path: without query.
+bool IsBatchPath(absl::string_view path);
+
+// What is answered to a call in the name of `tenant`; waits for the disk. A batch is a job, under
+// the job's id; of one that has ended, file-out-ID has the answers and file-err-ID the rest.
+absl::StatusOr<BatchReply> AnswerBatch(JobApi& jobs, const std::string& tenant,
+                                       const BatchCall& call);
+
+}  // namespace whalepod

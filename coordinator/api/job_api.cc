@@ -1,0 +1,132 @@
+#include "coordinator/api/job_api.h"
+
+#include <openssl/sha.h>
+
+#include <limits>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+#include "base/status.h"
+#include "coordinator/api/batch_format.h"
+#include "coordinator/api/errors.h"
+#include "google/protobuf/io/coded_stream.h"
+#include "google/protobuf/io/zero_copy_stream_impl_lite.h"
+
+namespace whalepod {
+namespace {
+
+constexpr int kThreads = 2;
+constexpr int kMostWaiting = 256;
+constexpr size_t kMostKey = 256;
+constexpr int32_t kDefaultPriority = 100, kFarthestPriority = 1000;
+constexpr uint32_t kDay = 86400, kLongestLife = 30 * kDay;
+// OpenAI's limits.
+constexpr int kMostMetadata = 16;
+constexpr size_t kMostMetadataKey = 64, kMostMetadataValue = 512;
+
+// Equal for equal messages: maps are in order.
+std::string HashOf(const v1::SubmitJobRequest& request, const BatchOrigin& origin) {
+  std::string bytes;
+  {
+    google::protobuf::io::StringOutputStream stream(&bytes);
+    google::protobuf::io::CodedOutputStream coded(&stream);
+    coded.SetSerializationDeterministic(true);
+    request.SerializeToCodedStream(&coded);
+  }
+  absl::StrAppend(&bytes, origin.endpoint, "\n", origin.input_file_id);
+  std::string hash(SHA256_DIGEST_LENGTH, '\0');
+  SHA256(reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size(),
+         reinterpret_cast<uint8_t*>(hash.data()));
+  return hash;
+}
+
+absl::Status Check(const v1::SubmitJobRequest& request) {
+  if (request.idempotency_key().size() > kMostKey) {
+    return BadField("idempotency_key", "TOO_LONG", request.idempotency_key(),
+                    absl::StrCat("at most ", kMostKey, " bytes"));
+  }
+  if (request.priority() < -kFarthestPriority || request.priority() > kFarthestPriority) {
+    return BadField("priority", "OUT_OF_RANGE", absl::StrCat(request.priority()),
+                    absl::StrCat("in [-", kFarthestPriority, ", ", kFarthestPriority, "]"));
+  }
+  if (request.expires_after_seconds() > kLongestLife) {
+    return BadField("expires_after_seconds", "OUT_OF_RANGE",
+                    absl::StrCat(request.expires_after_seconds()),
+                    absl::StrCat("at most ", kLongestLife));
+  }
+  if (request.metadata_size() > kMostMetadata) {
+    return BadField("metadata", "TOO_LONG", absl::StrCat(request.metadata_size(), " entries"),
+                    absl::StrCat("at most ", kMostMetadata));
+  }
+  for (const auto& [key, value] : request.metadata()) {
+    if (key.size() > kMostMetadataKey || value.size() > kMostMetadataValue) {
+      return BadField("metadata", "TOO_LONG", key,
+                      absl::StrCat("names of at most ", kMostMetadataKey, " and values of at most ",
+                                   kMostMetadataValue, " bytes"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+JobApi::JobApi(JobStore* store)
+    : store_(store), pool_(kThreads, std::numeric_limits<size_t>::max()) {}
+
+absl::StatusOr<JobStore*> JobApi::store() const {
+  if (store_ != nullptr) return store_;
+  return absl::FailedPreconditionError(
+      "this deployment keeps no jobs: start the server with --jobs-db FILE or --state-dir FOLDER");
+}
+
+absl::StatusOr<v1::Job> JobApi::Submit(const std::string& tenant,
+                                       const v1::SubmitJobRequest& request,
+                                       const BatchOrigin& origin) {
+  ASSIGN_OR_RETURN(JobStore* const store, this->store());
+  RETURN_IF_ERROR(Check(request));
+  NewJob job;
+  job.tenant = tenant;
+  job.idempotency_key = request.idempotency_key();
+  job.hash = HashOf(request, origin);
+  job.priority = request.has_priority() ? request.priority() : kDefaultPriority;
+  const uint32_t life = request.expires_after_seconds();
+  job.expires_after_ms = int64_t{life == 0 ? kDay : life} * 1000;
+  job.endpoint = origin.endpoint;
+  job.input_file_id = origin.input_file_id;
+  job.metadata = request.metadata();
+  switch (request.work_case()) {
+    case v1::SubmitJobRequest::kGenerate: {
+      NewItem item;
+      item.custom_id = request.generate().request_id();
+      item.request = request.generate().SerializeAsString();
+      job.items.push_back(std::move(item));
+      break;
+    }
+    case v1::SubmitJobRequest::kJsonl: {
+      ASSIGN_OR_RETURN(job.items, ParseBatch(request.jsonl(), origin.endpoint));
+      break;
+    }
+    case v1::SubmitJobRequest::WORK_NOT_SET:
+      return BadField("work", "MISSING", "not set", "generate or jsonl");
+  }
+  return store->Submit(job);
+}
+
+absl::Status JobApi::Run(std::function<void()> work) {
+  if (++waiting_ > kMostWaiting) {
+    --waiting_;
+    return WithRetryDelay(absl::ResourceExhaustedError(absl::StrCat(
+                              "more than ", kMostWaiting, " calls wait for the job store")),
+                          "QUEUE_FULL", kRetryMs);
+  }
+  RunAlways([this, work = std::move(work)] {
+    --waiting_;
+    work();
+  });
+  return absl::OkStatus();
+}
+
+void JobApi::RunAlways(std::function<void()> work) { CHECK(pool_.Run(std::move(work))); }
+
+}  // namespace whalepod

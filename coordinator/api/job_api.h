@@ -1,0 +1,45 @@
+// What gRPC and HTTP share of jobs: one validation, two encodings.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "coordinator/api/work_pool.h"
+#include "coordinator/jobs/job_store.h"
+#include "whalepod/v1/jobs.pb.h"
+
+namespace whalepod {
+
+// What a batch is made of over HTTP, besides what it shares with jobs.
+struct BatchOrigin {
+  std::string endpoint;       // that all lines must ask for; empty: any
+  std::string input_file_id;  // empty: none
+};
+
+// Thread-safe. Outlives the servers that use it.
+class JobApi {
+ public:
+  // store: null if the deployment has none, which all is refused for then. Outlives this.
+  explicit JobApi(JobStore* store);
+
+  // FAILED_PRECONDITION, with the options to set, if there is none.
+  absl::StatusOr<JobStore*> store() const;
+  // Checks a job and stores it. INVALID_ARGUMENT names the field; errors of the store.
+  absl::StatusOr<v1::Job> Submit(const std::string& tenant, const v1::SubmitJobRequest& request,
+                                 const BatchOrigin& origin = {});
+
+  // Runs `work` on a thread that may wait for the disk. RESOURCE_EXHAUSTED if too many wait.
+  absl::Status Run(std::function<void()> work);
+  // The same for what there are few of, and must go on.
+  void RunAlways(std::function<void()> work);
+
+ private:
+  JobStore* const store_;
+  std::atomic<int> waiting_{0};  // given to Run, and not begun
+  WorkPool pool_;                // last: its tasks use the rest
+};
+
+}  // namespace whalepod

@@ -1,0 +1,45 @@
+"""Whalepod over gRPC. The stubs are there for all that this does not shorten:
+
+    client = Client("127.0.0.1:50051")
+    job = client.submit(open("requests.jsonl", "rb").read(), idempotency_key="monday")
+    for item in client.watch(job.id):
+        print(item.custom_id, item.answer.status_code, item.answer.body)
+"""
+
+import grpc
+
+from whalepod.v1 import inference_pb2, inference_pb2_grpc, jobs_pb2, jobs_pb2_grpc
+
+
+class Client:
+    def __init__(self, endpoint, api_key=None):
+        self.channel = grpc.insecure_channel(endpoint, options=[("grpc.max_receive_message_length", -1)])
+        self.metadata = [("authorization", f"Bearer {api_key}")] if api_key else []
+        self.inference = inference_pb2_grpc.InferenceServiceStub(self.channel)
+        self.jobs = jobs_pb2_grpc.JobServiceStub(self.channel)
+
+    def generate(self, request):
+        """The messages of one GenerateRequest, as they come."""
+        return self.inference.Generate(request, metadata=self.metadata)
+
+    def submit(self, work, **fields):
+        """The Job of JSON lines (bytes) or of a GenerateRequest; fields as SubmitJobRequest's."""
+        kind = "generate" if isinstance(work, inference_pb2.GenerateRequest) else "jsonl"
+        request = jobs_pb2.SubmitJobRequest(**{kind: work}, **fields)
+        return self.jobs.SubmitJob(request, metadata=self.metadata).job
+
+    def watch(self, job_id, seen=0):
+        """Items as they end, but the first `seen`, until the job has ended."""
+        request = jobs_pb2.WatchJobRequest(id=job_id, **{"from": seen})
+        for event in self.jobs.WatchJob(request, metadata=self.metadata):
+            yield from event.items
+
+    def results(self, job_id):
+        """Items that have ended, by index."""
+        request = jobs_pb2.GetJobResultsRequest(id=job_id)
+        while True:
+            page = self.jobs.GetJobResults(request, metadata=self.metadata)
+            yield from page.items
+            request.page_token = page.next_page_token
+            if not request.page_token:
+                return

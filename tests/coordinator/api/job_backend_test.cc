@@ -1,0 +1,263 @@
+// Jobs from the store through runner, backend, frontend and a real engine; batches' lines; forms.
+#include "coordinator/api/job_backend.h"
+
+#include <gmock/gmock.h>
+
+#include <condition_variable>
+
+#include "absl/strings/str_cat.h"
+#include "coordinator/api/batch_format.h"
+#include "coordinator/api/http_batches.h"
+#include "coordinator/api/job_api.h"
+#include "coordinator/api/multipart.h"
+#include "nlohmann/json.hpp"
+#include "tests/coordinator/api/loopback_frontend.h"
+#include "tests/coordinator/jobs/test_store.h"
+
+namespace whalepod {
+namespace {
+
+using ::testing::HasSubstr;
+
+class JobBackendTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    ASSERT_TRUE(test_.Open().ok());
+    api_ = std::make_unique<JobApi>(test_.store.get());
+    backend_ = std::make_unique<JobBackend>(loopback_.frontend.get(), [] { return 7; });
+  }
+  void TearDown() override { runner_.reset(); }
+  void Begin() {
+    JobRunner::Options options;
+    options.most_in_flight = 12;  // more than the engine's queue and slots take
+    options.first_retry = std::chrono::milliseconds(1);
+    runner_ = std::make_unique<JobRunner>(test_.store.get(), backend_.get(), options);
+    runner_->Start();
+  }
+  static std::string Line(uint32_t salt, int max_tokens) {
+    return absl::StrCat(R"({"custom_id":"c)", salt, R"(","method":"POST","url":"/v1/completions",)",
+                        R"("body":{"prompt":[)", salt, ",", salt + 1, R"(],"ignore_eos":true,)",
+                        R"("seed":)", salt, R"(,"max_tokens":)", max_tokens, "}}\n");
+  }
+  v1::Job WaitOver(const std::string& id) {
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+    v1::Job job;
+    do {
+      job = test_.store->Get("", id).value();
+      std::this_thread::yield();
+    } while (!IsOver(job.state()) && std::chrono::steady_clock::now() < deadline);
+    EXPECT_TRUE(IsOver(job.state())) << job.DebugString();
+    return job;
+  }
+  absl::StatusOr<BatchReply> Http(const std::string& method, const std::string& target,
+                                  const std::string& body = "", const std::string& type = "") {
+    return AnswerBatch(*api_, "",
+                       {.method = method, .target = target, .content_type = type, .body = body});
+  }
+
+  TestStore test_;
+  LoopbackFrontend loopback_;
+  std::unique_ptr<JobApi> api_;
+  std::unique_ptr<JobBackend> backend_;
+  std::unique_ptr<JobRunner> runner_;
+};
+
+TEST_F(JobBackendTest, ItemsWaitUntilReadyAndGetTheirOwnTokens) {
+  Begin();
+  v1::SubmitJobRequest request;
+  for (uint32_t i = 0; i < 40; ++i) request.mutable_jsonl()->append(Line(3 * i, 8));
+  request.mutable_jsonl()->append("{\n" + Line(900, 100000));
+  const auto job = api_->Submit("", request);
+  ASSERT_TRUE(job.ok()) << job.status();
+  loopback_.SetReady();
+  const v1::Job over = WaitOver(job->id());
+  EXPECT_EQ(over.counts().succeeded(), 40u);
+  EXPECT_EQ(over.counts().failed(), 2u);
+  EXPECT_EQ(over.usage().completion_tokens(), 320u);
+  const auto results = test_.store->Results("", job->id(), 0, "");
+  ASSERT_EQ(results->items_size(), 42);
+  for (uint32_t i = 0; i < 40; ++i) {
+    const v1::JobAnswer& answer = results->items(static_cast<int>(i)).answer();
+    ASSERT_EQ(answer.choices_size(), 1);
+    ASSERT_EQ(answer.choices(0).token_ids_size(), 8);
+    for (uint32_t t = 0; t < 8; ++t) {
+      EXPECT_EQ(answer.choices(0).token_ids(static_cast<int>(t)),
+                ModelWorker::TokenAt({3 * i, 3 * i + 1}, 3 * i, t, 1000));
+    }
+  }
+  EXPECT_EQ(results->items(40).answer().error_code(), "invalid_line");
+  EXPECT_THAT(results->items(40).answer().error_message(), HasSubstr("line 41"));
+  EXPECT_EQ(results->items(41).answer().status_code(), 400u);
+  EXPECT_THAT(results->items(41).answer().body(), HasSubstr("max_tokens"));
+  loopback_.ExpectAllFreed();
+}
+
+TEST_F(JobBackendTest, ACancelledJobFreesTheEngine) {
+  loopback_.SetReady();
+  loopback_.ranks->Hold(true);
+  Begin();
+  v1::SubmitJobRequest request;
+  for (uint32_t i = 0; i < 5; ++i) request.mutable_jsonl()->append(Line(i, 100));
+  const std::string id = api_->Submit("", request)->id();
+  while (loopback_.engine->Stats().running + loopback_.engine->Stats().waiting == 0) {
+    std::this_thread::yield();
+  }
+  ASSERT_TRUE(test_.store->Cancel("", id).ok());
+  loopback_.ranks->Hold(false);
+  loopback_.ExpectAllFreed();
+  EXPECT_EQ(test_.store->Get("", id)->counts().cancelled(), 5u);
+}
+
+// An item without a seed that is begun anew is the same.
+TEST_F(JobBackendTest, AMissingSeedIsTheItemsOwn) {
+  loopback_.SetReady();
+  PendingItem item;
+  item.job_id = "job-1";
+  item.index = 4;
+  v1::GenerateRequest generate;
+  generate.mutable_token_ids()->add_ids(3);
+  generate.mutable_options()->set_max_tokens(5);
+  generate.mutable_options()->set_ignore_eos(true);
+  item.request = generate.SerializeAsString();
+  const auto run = [&] {
+    std::mutex mu;
+    std::condition_variable ended;
+    std::optional<absl::StatusOr<v1::JobAnswer>> got;
+    const auto call = backend_->Start(item, [&](absl::StatusOr<v1::JobAnswer> answer) {
+      std::lock_guard lock(mu);
+      got = std::move(answer);
+      ended.notify_all();
+    });
+    std::unique_lock lock(mu);
+    ended.wait(lock, [&] { return got.has_value(); });
+    EXPECT_TRUE(got->ok()) << got->status();
+    const auto& ids = (*got)->choices(0).token_ids();
+    return std::vector<uint32_t>(ids.begin(), ids.end());
+  };
+  const std::vector<uint32_t> first = run();
+  EXPECT_EQ(run(), first);
+  item.index = 5;
+  EXPECT_NE(run(), first);
+}
+
+TEST_F(JobBackendTest, WrongRequestsNameTheField) {
+  v1::SubmitJobRequest request;
+  EXPECT_TRUE(absl::IsInvalidArgument(api_->Submit("", request).status()));
+  request.set_jsonl("\n \n");
+  EXPECT_THAT(std::string(api_->Submit("", request).status().message()), HasSubstr("jsonl"));
+  request.set_jsonl(Line(1, 2));
+  request.set_priority(5000);
+  EXPECT_THAT(std::string(api_->Submit("", request).status().message()), HasSubstr("priority"));
+  request.clear_priority();
+  request.set_expires_after_seconds(1u << 30);
+  EXPECT_THAT(std::string(api_->Submit("", request).status().message()), HasSubstr("expires"));
+  JobApi none(nullptr);
+  const absl::Status refused = none.Submit("", request).status();
+  EXPECT_TRUE(absl::IsFailedPrecondition(refused));
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("--jobs-db"));
+}
+
+TEST(BatchFormat, EachBadLineSaysWhyAndTheOthersRun) {
+  const std::string good = R"({"custom_id":"a","method":"POST","url":"/v1/chat/completions",)"
+                           R"("body":{"messages":[{"role":"user","content":"hi"}]}})";
+  const auto with = [&good](const std::string& from, const std::string& to) {
+    std::string line = good;
+    line.replace(line.find(from), from.size(), to);
+    return line;
+  };
+  const std::vector<std::pair<std::string, std::string>> bad = {
+      {"not json", "JSON"},
+      {"[1]", "object"},
+      {"\xff\xfe", "JSON"},
+      {with(R"("a")", "7"), "custom_id"},
+      {with(R"("a")", "\"\""), "custom_id"},
+      {good, "earlier line"},
+      {with(R"("a")", "\"b\""), ""},
+      {with("POST", "GET"), "earlier line"},
+  };
+  std::string text = good + "\n\n";
+  for (const auto& [line, why] : bad) text += line + "\r\n";
+  const auto items = ParseBatch(text, "/v1/chat/completions");
+  ASSERT_TRUE(items.ok()) << items.status();
+  ASSERT_EQ(items->size(), bad.size() + 1);
+  EXPECT_FALSE((*items)[0].failed.has_value());
+  for (size_t i = 0; i < bad.size(); ++i) {
+    const NewItem& item = (*items)[i + 1];
+    EXPECT_EQ(item.line, i + 3);
+    ASSERT_EQ(item.failed.has_value(), !bad[i].second.empty()) << bad[i].first;
+    if (!item.failed) continue;
+    EXPECT_THAT(item.failed->error_message(), HasSubstr(absl::StrCat("line ", i + 3, ": ")));
+    EXPECT_THAT(item.failed->error_message(), HasSubstr(bad[i].second));
+  }
+  const auto refuse = [&](const std::string& line, const std::string& url) {
+    return ParseBatch(line, url).value()[0].failed.value();
+  };
+  EXPECT_THAT(refuse(with("POST", "GET"), "").error_message(), HasSubstr("method"));
+  EXPECT_THAT(refuse(with("chat/", "x/"), "").error_message(), HasSubstr("url"));
+  EXPECT_THAT(refuse(good, "/v1/completions").error_message(), HasSubstr("endpoint"));
+  const v1::JobAnswer parsed = refuse(with(R"("messages")", R"("stream":true,"messages")"), "");
+  EXPECT_EQ(parsed.status_code(), 400u);
+  EXPECT_THAT(parsed.body(), HasSubstr("stream"));
+}
+
+TEST(Multipart, Forms) {
+  const std::string type = "multipart/form-data; boundary=\"xyz\"";
+  const std::string body =
+      "--xyz\r\nContent-Disposition: form-data; name=\"purpose\"\r\n\r\nbatch\r\n"
+      "--xyz\r\nContent-Type: text/plain\r\n"
+      "content-disposition: form-data; name=\"file\"; filename=\"a \\\"b\\\".jsonl\"\r\n\r\n"
+      "line\r\n--xy\r\n\r\n--xyz--\r\n";
+  const auto parts = ParseMultipart(type, body);
+  ASSERT_TRUE(parts.ok()) << parts.status();
+  ASSERT_EQ(parts->size(), 2u);
+  EXPECT_EQ((*parts)[0].name, "purpose");
+  EXPECT_EQ((*parts)[0].content, "batch");
+  EXPECT_EQ((*parts)[1].filename, "a \"b\".jsonl");
+  EXPECT_EQ((*parts)[1].content, "line\r\n--xy\r\n");
+  // Nothing that is cut off is taken.
+  for (size_t size = 0; size + 4 < body.size(); ++size) {
+    EXPECT_TRUE(absl::IsInvalidArgument(ParseMultipart(type, body.substr(0, size)).status()))
+        << size;
+  }
+  EXPECT_TRUE(absl::IsInvalidArgument(ParseMultipart("application/json", body).status()));
+  EXPECT_TRUE(absl::IsInvalidArgument(ParseMultipart("multipart/form-data", body).status()));
+}
+
+TEST_F(JobBackendTest, FilesAndBatchesOverHttp) {
+  loopback_.SetReady();
+  Begin();
+  const std::string form =
+      "--b\r\nContent-Disposition: form-data; name=\"purpose\"\r\n\r\nbatch\r\n--b\r\n"
+      "Content-Disposition: form-data; name=\"file\"; filename=\"in.jsonl\"\r\n\r\n" +
+      Line(5, 4) + "oops\n\r\n--b--\r\n";
+  const auto file = Http("POST", "/v1/files", form, "multipart/form-data; boundary=b");
+  ASSERT_TRUE(file.ok()) << file.status();
+  const std::string file_id = nlohmann::json::parse(file->body)["id"];
+  EXPECT_EQ(Http("GET", "/v1/files/" + file_id + "/content")->body, Line(5, 4) + "oops\n");
+  const auto made = Http("POST", "/v1/batches",
+                         R"({"input_file_id":")" + file_id +
+                             R"(","endpoint":"/v1/completions","completion_window":"24h"})");
+  ASSERT_TRUE(made.ok()) << made.status();
+  const std::string id = nlohmann::json::parse(made->body)["id"];
+  WaitOver(id);
+  const auto batch = nlohmann::json::parse(Http("GET", "/v1/batches/" + id)->body);
+  EXPECT_EQ(batch["status"], "completed");
+  EXPECT_EQ(batch["request_counts"]["completed"], 1);
+  EXPECT_EQ(batch["request_counts"]["failed"], 1);
+  const std::string output = batch["output_file_id"], errors = batch["error_file_id"];
+  const auto answer = nlohmann::json::parse(Http("GET", "/v1/files/" + output + "/content")->body);
+  EXPECT_EQ(answer["custom_id"], "c5");
+  EXPECT_EQ(answer["response"]["status_code"], 200);
+  EXPECT_EQ(answer["response"]["body"]["usage"]["completion_tokens"], 4);
+  const auto error = nlohmann::json::parse(Http("GET", "/v1/files/" + errors + "/content")->body);
+  EXPECT_EQ(error["error"]["line"], 2);
+  EXPECT_TRUE(error["response"].is_null());
+  EXPECT_EQ(nlohmann::json::parse(Http("GET", "/v1/batches?limit=1")->body)["has_more"], false);
+  EXPECT_EQ(Http("PUT", "/v1/batches")->status, 405);
+  EXPECT_TRUE(absl::IsNotFound(Http("GET", "/v1/files/none").status()));
+  EXPECT_TRUE(Http("DELETE", "/v1/files/" + file_id).ok());
+  EXPECT_TRUE(absl::IsNotFound(Http("GET", "/v1/files/" + file_id).status()));
+}
+
+}  // namespace
+}  // namespace whalepod
