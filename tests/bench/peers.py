@@ -7,7 +7,8 @@ usage: peers.py BUILD [--model FOLDER] [--peer NAME=COMMAND]... [--rounds N] [--
 BUILD is a build folder with bin/whalepod. COMMAND starts a server; {port} in it is the port to serve on. For example
 
     peers.py build --shapes /tmp/shapes --rounds 3 \\
-      --peer "vllm=vllm serve /tmp/shapes --load-format dummy --dtype bfloat16 --max-model-len 2048 --port {port}" \\
+      --peer "vllm=env VLLM_MLA_DISABLE=1 VLLM_CPU_OMP_THREADS_BIND=0-1 vllm serve /tmp/shapes --load-format dummy \\
+              --dtype bfloat16 --max-model-len 2048 --enforce-eager --port {port}" \\
       --peer "llama=llama-server -m r1-tiny.gguf -np 32 -c 65536 --port {port}"
 
 --shapes FOLDER writes there the model's config without quantization, and its tokenizer: what a server that does not load
@@ -85,9 +86,15 @@ class Server:
         return self
 
     def serves(self):
+        """It names a model, and does not say that it is not ready."""
         try:
             with urllib.request.urlopen(self.url + "/v1/models", timeout=5) as answer:
-                return bool(json.load(answer).get("data"))
+                if not json.load(answer).get("data"):
+                    return False
+            with urllib.request.urlopen(self.url + "/health", timeout=5):
+                return True
+        except urllib.error.HTTPError as error:
+            return error.code == 404 and error.url.endswith("/health")  # not every server has it
         except (OSError, ValueError):  # of which URLError and JSONDecodeError are
             return False
 
@@ -199,8 +206,8 @@ def main():
                 except (RuntimeError, OSError, subprocess.TimeoutExpired) as error:
                     failed[name] = error
                     print(f"{name}: {error}", file=sys.stderr)
-    if OURS in failed:
-        return 1
+                    if name == OURS:
+                        return 1
     load_average = os.getloadavg()[0]
     print(f"{options.rounds} rounds, {options.input_len} tokens in, {options.output_len} out, {os.cpu_count()} cores, "
           f"load average {load_average:.1f} at the end")
