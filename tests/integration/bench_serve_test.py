@@ -1,6 +1,7 @@
 """`whalepod bench serve` on a real deployment, over gRPC and over HTTP."""
 
 import http.server
+import itertools
 import json
 import pathlib
 import subprocess
@@ -12,6 +13,65 @@ import xml.etree.ElementTree
 from deployment import BIN, PATIENCE, Deployment, Process, question
 
 SMALL = ["--random-input-len", 24, "--random-output-len", 12, "--ignore-eos"]
+
+
+class OtherServer(http.server.ThreadingHTTPServer):
+    """A server of somebody else: not ready at first, without usage, one stream cut short, one full queue."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), OtherHandler)
+        self.health_asked = itertools.count()
+        self.requests = itertools.count()
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+
+class OtherHandler(http.server.BaseHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+    def answer(self, status, text, kind="application/json"):
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def do_GET(self):
+        if self.path == "/api/health" and next(self.server.health_asked) < 3:
+            self.answer(503, "{}")
+        elif self.path == "/api/v1/models":
+            self.answer(200, '{"data": [{"id": "first"}, {"id": "second"}]}')
+        else:
+            self.answer(200 if self.path == "/api/health" else 404, "")
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        number = next(self.server.requests)
+        right = self.path == "/api/v1/completions" and body["model"] == "first" and len(body["prompt"]) == 24
+        if not right or number == 0:
+            return self.answer(429 if right else 400, '{"error": {"message": "the queue is full"}}')
+        chunk = 'data: {"choices": [{"text": "a"}]}\n\n'
+        self.answer(200, chunk * 3 + ("" if number == 1 else "data: [DONE]\n\n"), "text/event-stream")
+
+
+class OtherServersTest(unittest.TestCase):
+    def test_counts_chunks_and_failures(self):
+        with OtherServer() as server, tempfile.TemporaryDirectory() as folder:
+            saved = pathlib.Path(folder) / "result.json"
+            run = subprocess.run(
+                [str(x) for x in [BIN / "whalepod", "bench", "serve", "--num-prompts", 6, "--max-concurrency", 1,
+                                  "--base-url", f"http://127.0.0.1:{server.server_port}/api/", *SMALL,
+                                  "--save-result", saved]],
+                capture_output=True, text=True, timeout=PATIENCE)
+            server.shutdown()
+            self.assertEqual(run.returncode, 0, run.stdout + run.stderr)
+            figures = json.loads(saved.read_text())
+            self.assertEqual(figures["failures"], {"HTTP 429": 1, "UNAVAILABLE": 1})
+            self.assertIn("the queue is full", run.stdout)
+            self.assertEqual((figures["completed"], figures["total_output_tokens"]), (4, 12))
+            self.assertEqual(figures["output_tokens_counted_by"], "chunks")
+            self.assertEqual(figures["total_input_tokens"], 4 * 24)
 
 
 class BenchServeTest(unittest.TestCase):
@@ -50,7 +110,7 @@ class BenchServeTest(unittest.TestCase):
         for figures in (grpc, http):
             self.assertEqual((figures["completed"], figures["failed"], figures["failures"]), (30, 0, {}))
             self.assertEqual(figures["output_tokens_counted_by"], "server")
-            self.assertLessEqual(figures["max_concurrent_requests"], 5)
+            self.assertLessEqual(figures["peak_concurrent_requests"], 5)
             self.assertGreater(figures["client_cpu_us_per_output_token"], 0)
             self.assertLessEqual(figures["median_ttft_ms"], figures["median_e2el_ms"])
             self.assertLessEqual(figures["p90_itl_ms"], figures["p99_itl_ms"])

@@ -104,8 +104,9 @@ nlohmann::ordered_json ReportJson(const LoadReport& report) {
   json["input_throughput"] = f.PerSecond(input);
   json["output_throughput"] = f.PerSecond(output);
   json["total_token_throughput"] = f.PerSecond(input + output);
-  json["max_output_tokens_per_s"] = f.peak_output_per_s;
-  json["max_concurrent_requests"] = f.peak_requests;
+  json["max_output_tokens_per_s"] = f.most_output_in_a_second;
+  json["max_concurrent_requests"] = f.most_requests_in_a_second;
+  json["peak_concurrent_requests"] = f.peak_requests;
   for (const Latency& latency : Latencies(report)) {
     const auto key = [&latency](const std::string& what) {
       return absl::StrCat(what, "_", latency.name, "_ms");
@@ -146,8 +147,9 @@ std::string ReportTable(const LoadReport& report) {
   }
   AddFigure(&table, "Input token throughput (tok/s):", f.PerSecond(input));
   AddFigure(&table, "Output token throughput (tok/s):", f.PerSecond(output));
-  AddFigure(&table, "Peak output token throughput (tok/s):", f.peak_output_per_s);
-  AddCount(&table, "Peak concurrent requests:", f.peak_requests);
+  AddFigure(&table, "Peak output token throughput (tok/s):", f.most_output_in_a_second);
+  AddCount(&table, "Peak concurrent requests:", f.most_requests_in_a_second);
+  AddCount(&table, "  at one instant:", f.peak_requests);
   AddFigure(&table, "Total token throughput (tok/s):", f.PerSecond(input + output));
   AddLatencies(report, &table);
   AddTitle(&table, "This client", '-');

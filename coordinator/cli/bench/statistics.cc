@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 
 #include "absl/strings/numbers.h"
@@ -28,6 +29,30 @@ bool IsGood(const RequestRecord& record, const Goals& goals) {
   return (!goals.ttft || record.ttft() <= *goals.ttft) &&
          (!goals.tpot || record.tpot().value_or(0) <= *goals.tpot) &&
          (!goals.e2el || record.e2el() <= *goals.e2el);
+}
+
+void FindBusiestSeconds(const std::vector<RequestRecord>& records, LoadFigures* figures) {
+  double first = std::numeric_limits<double>::infinity(), last = 0;
+  for (const RequestRecord& record : records) {
+    if (!record.completed()) continue;
+    first = std::min(first, record.start);
+    last = std::max(last, record.chunks.back());
+  }
+  if (first > last) return;
+  const auto second_of = [first](double time) { return static_cast<size_t>(time - first); };
+  std::vector<int64_t> requests(second_of(last) + 1);
+  std::vector<double> tokens(requests.size());
+  for (const RequestRecord& record : records) {
+    if (!record.completed()) continue;
+    for (size_t s = second_of(record.start); s <= second_of(record.chunks.back()); ++s) {
+      ++requests[s];
+    }
+    const double weight =
+        static_cast<double>(record.output_tokens) / static_cast<double>(record.chunks.size());
+    for (const double time : record.chunks) tokens[second_of(time)] += weight;
+  }
+  figures->most_requests_in_a_second = *std::max_element(requests.begin(), requests.end());
+  figures->most_output_in_a_second = *std::max_element(tokens.begin(), tokens.end());
 }
 
 void AddCompleted(const RequestRecord& record, const Goals& goals, LoadFigures* figures) {
@@ -110,9 +135,7 @@ LoadFigures MakeFigures(const std::vector<RequestRecord>& records, double durati
   for (const auto& [time, change] : Changes(records, false)) {
     figures.peak_requests = std::max(figures.peak_requests, running += change);
   }
-  for (const auto& [time, rate] : OutputOverTime(records, duration, 1)) {
-    figures.peak_output_per_s = std::max(figures.peak_output_per_s, rate);
-  }
+  FindBusiestSeconds(records, &figures);
   for (auto [values, summary] :
        {std::pair(&figures.ttfts, &figures.ttft), std::pair(&figures.tpots, &figures.tpot),
         std::pair(&figures.itls, &figures.itl), std::pair(&figures.e2els, &figures.e2el)}) {

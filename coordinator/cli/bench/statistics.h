@@ -57,8 +57,11 @@ struct LoadFigures {
   int64_t total_input = 0, total_output = 0;  // tokens of completed requests
   bool counted_by_server = true;              // of all of them
   int64_t peak_requests = 0;                  // most completed requests under way at one instant
-  double peak_output_per_s = 0;  // most tokens that came in one of the seconds of the load
-  double latest = 0;             // the longest that a request was sent after it was due, seconds
+  // Of the seconds counted from the first sending: most completed requests that were under way in
+  // any part of one, and most of their tokens that came in one.
+  int64_t most_requests_in_a_second = 0;
+  double most_output_in_a_second = 0;
+  double latest = 0;  // the longest that a request was sent after it was due, seconds
   std::map<std::string, int64_t> failures;        // by name
   std::map<std::string, std::string> an_example;  // a message of each
   std::vector<double> ttfts, tpots, itls, e2els;  // of completed requests, seconds, ascending

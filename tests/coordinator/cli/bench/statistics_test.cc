@@ -101,8 +101,22 @@ TEST(StatisticsTest, FiguresOfALoad) {
   EXPECT_DOUBLE_EQ(f.PerSecond(9), 1.8);
   // The second from 1 to 2 has 1.0, 1.5 and 1.5; a chunk of the third request is 2.5 tokens, and
   // two come with the first's last in the next second.
-  EXPECT_DOUBLE_EQ(f.peak_output_per_s, 3.5);
+  EXPECT_DOUBLE_EQ(f.most_output_in_a_second, 3.5);
+  EXPECT_EQ(f.most_requests_in_a_second, 2);
   EXPECT_TRUE(f.counted_by_server);
+}
+
+TEST(StatisticsTest, SecondsCountFromTheFirstSending) {
+  // One after the other; from 0.7 on, the first second has three of them, the next the last two.
+  const LoadFigures f =
+      MakeFigures({Failed(0.1, 9, "UNAVAILABLE"), Record(0.7, {0.9}, 1), Record(1.0, {1.1, 1.2}, 2),
+                   Record(1.5, {1.6, 1.9}, 4), Record(2.0, {2.1}, 1)},
+                  9, {}, Goals{});
+  EXPECT_EQ(f.peak_requests, 1);
+  EXPECT_EQ(f.most_requests_in_a_second, 3);
+  EXPECT_DOUBLE_EQ(f.most_output_in_a_second, 5);  // until 1.7: 1, 2, and one of two chunks of 2
+  EXPECT_EQ(MakeFigures({Failed(0, 1, "UNAVAILABLE")}, 1, {}, Goals{}).most_requests_in_a_second,
+            0);
 }
 
 TEST(StatisticsTest, GoodRequestsKeepEveryGoal) {
@@ -171,6 +185,7 @@ TEST(ReportTest, JsonHasVllmsNames) {
   EXPECT_EQ(json["output_throughput"], 1.8);
   EXPECT_EQ(json["total_token_throughput"], 309 / 5.0);
   EXPECT_EQ(json["max_concurrent_requests"], 2);
+  EXPECT_EQ(json["peak_concurrent_requests"], 2);
   EXPECT_EQ(json["median_ttft_ms"], 1000);
   EXPECT_EQ(json["mean_itl_ms"], 1000);
   EXPECT_DOUBLE_EQ(json["p90_e2el_ms"], 2400);
