@@ -14,6 +14,7 @@ void AddServe(CLI::App& app, CommandRun& run);
 void AddPlan(CLI::App& app, CommandRun& run);
 void AddGenerate(CLI::App& app, CommandRun& run);
 void AddChat(CLI::App& app, CommandRun& run);
+void AddEval(CLI::App& app, CommandRun& run);
 void AddJobs(CLI::App& app, CommandRun& run);
 void AddStatus(CLI::App& app, CommandRun& run);
 void AddBench(CLI::App& app, CommandRun& run);

@@ -9,7 +9,6 @@
 #include <memory>
 #include <optional>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "absl/strings/ascii.h"
@@ -22,14 +21,13 @@
 #include "coordinator/cli/client.h"
 #include "coordinator/cli/client_flags.h"
 #include "coordinator/cli/commands.h"
+#include "coordinator/cli/job_watch.h"
 #include "coordinator/cli/prompts.h"
 #include "google/protobuf/util/json_util.h"
 #include "whalepod/v1/jobs.grpc.pb.h"
 
 namespace whalepod {
 namespace {
-
-constexpr auto kReconnect = std::chrono::milliseconds(200);
 
 struct Flags : EndpointFlag {
   std::string id;
@@ -205,7 +203,6 @@ void PrintItem(const v1::Job& job, const v1::JobItem& item) {
               Short(v1::JobItemState_Name(item.state()), "JOB_ITEM_STATE_").c_str(), why.c_str());
 }
 
-// Goes on with the item it was at when the connection breaks.
 int Watch(const WatchFlags& flags) {
   const auto stub = StubOf(flags);
   v1::WatchJobRequest request;
@@ -213,27 +210,15 @@ int Watch(const WatchFlags& flags) {
   request.set_from(flags.from);
   v1::Job job;
   const auto wait = std::chrono::duration_cast<Duration>(std::chrono::duration<double>(flags.wait));
-  TimePoint give_up = Clock::Real()->Now() + wait;
-  for (;;) {
-    grpc::ClientContext context;
-    const auto reader = stub->WatchJob(&context, request);
-    v1::WatchJobResponse response;
-    while (reader->Read(&response)) {
-      give_up = Clock::Real()->Now() + wait;
-      job = response.job();
-      for (const v1::JobItem& item : response.items()) {
-        flags.json ? PrintJson(item) : PrintItem(job, item);
-        request.set_from(item.ended() + 1);
-      }
-      std::fflush(stdout);
-    }
-    const absl::Status status = FromGrpc(reader->Finish());
-    if (status.ok()) break;
-    if (!absl::IsUnavailable(status) || Clock::Real()->Now() > give_up) {
-      return ReportError(Annotate(status, absl::StrCat("after ", request.from(), " items")));
-    }
-    std::this_thread::sleep_for(kReconnect);
-  }
+  const absl::Status status =
+      WatchToEnd(*stub, request, wait, [&](const v1::WatchJobResponse& response) {
+        job = response.job();
+        for (const v1::JobItem& item : response.items()) {
+          flags.json ? PrintJson(item) : PrintItem(job, item);
+        }
+        std::fflush(stdout);
+      });
+  if (!status.ok()) return ReportError(status);
   if (!flags.json) PrintJob(job, false);
   return job.state() == v1::JOB_STATE_COMPLETED ? 0 : kFailed;
 }

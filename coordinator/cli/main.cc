@@ -10,6 +10,7 @@ int main(int argc, char** argv) {
   whalepod::AddPlan(app, run);
   whalepod::AddGenerate(app, run);
   whalepod::AddChat(app, run);
+  whalepod::AddEval(app, run);
   whalepod::AddJobs(app, run);
   whalepod::AddStatus(app, run);
   whalepod::AddBench(app, run);

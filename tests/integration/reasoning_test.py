@@ -31,12 +31,15 @@ import score  # noqa: E402
 class ReasoningTest(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        cls.deployment = Deployment("--tensor-parallel-size", 4, "--enable-expert-parallel", model=R1_TINY)
+        cls.folder = tempfile.TemporaryDirectory()
+        cls.deployment = Deployment("--tensor-parallel-size", 4, "--enable-expert-parallel", "--jobs-db",
+                                    f"{cls.folder.name}/jobs.db", model=R1_TINY)
         cls.deployment.__enter__()
 
     @classmethod
     def tearDownClass(cls):
         cls.deployment.__exit__(None, None, None)
+        cls.folder.cleanup()
 
     def ask(self, messages, *flags):
         """Answers of `whalepod generate --prompts`, in order."""
@@ -60,6 +63,31 @@ class ReasoningTest(unittest.TestCase):
             with self.subTest(kind=kind):
                 self.assertGreaterEqual(shares.pop("all"), of_all)
                 self.assertGreaterEqual(min(shares.values()), of_each)
+
+    def test_eval_grades_as_score_does(self):
+        items = problems.held_out_set(30, 5, "mixed")
+        answers = self.ask([i["messages"] for i in items], "--temperature", 0)
+        right, total = score.score(map(problems.expected, items), answers)["all"]
+        path = f"{self.folder.name}/questions.jsonl"
+        with open(path, "w", encoding="utf-8") as file:
+            for item in items:
+                boxed = problems.expected(item)["answer"]
+                print(json.dumps({"messages": item["messages"],
+                                  "answer": boxed.removeprefix("\\boxed{").removesuffix("}")}), file=file)
+        run = lambda *flags: subprocess.run(
+            [BIN / "whalepod", "eval", path, "--max-tokens", "300", "--json", "--endpoint",
+             self.deployment.client.endpoint, *map(str, flags)],
+            capture_output=True, text=True, timeout=600, check=False)
+        done = run("--temperature", 0)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        grades = json.loads(done.stdout)
+        self.assertEqual((grades["questions"], grades["right"]), (total, right))
+        tokens = sum(a["usage"]["completion_tokens"] for a in answers)
+        self.assertEqual(grades["output_tokens"], tokens)
+        self.assertGreater(grades["cost_dollars"], tokens * 2.19e-6)
+        several = json.loads(run("-k", 3, "--seed", 1).stdout)
+        self.assertGreater(several["cons_at_k"], 0.8)
+        self.assertEqual(several["samples"], 3)
 
     def test_it_reasons_and_then_answers(self):
         (reply,) = self.ask([[{"role": "user", "content": "What is 1236 plus 2199?"}]], "--temperature", 0)

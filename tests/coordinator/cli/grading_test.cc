@@ -1,0 +1,63 @@
+#include "coordinator/cli/grading.h"
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace whalepod {
+namespace {
+
+TEST(Grading, TheLastBoxCounts) {
+  EXPECT_EQ(BoxedAnswer("so \\boxed{1}, no, \\boxed{12}."), "12");
+  EXPECT_EQ(BoxedAnswer("\\boxed{\\frac{1}{2}} it is"), "\\frac{1}{2}");
+  EXPECT_EQ(BoxedAnswer("\\boxed{}"), "");
+  EXPECT_EQ(BoxedAnswer("12"), std::nullopt);
+  EXPECT_EQ(BoxedAnswer("\\boxed{12"), std::nullopt);
+}
+
+TEST(Grading, NumbersAreEqualHoweverTheyAreWritten) {
+  for (const char* same :
+       {"1240.5", "1,240.5", " +1240.50 ", "$1,240.500$", "01240.5", "1240.5."}) {
+    EXPECT_EQ(NormalAnswer(same), "1240.5") << same;
+  }
+  EXPECT_EQ(NormalAnswer("-0.0"), "0");
+  EXPECT_EQ(NormalAnswer("-007"), "-7");
+  EXPECT_EQ(NormalAnswer(".5"), "0.5");
+  EXPECT_EQ(NormalAnswer("100"), "100");
+  // No thousands: a pair, or a mistake.
+  EXPECT_EQ(NormalAnswer("1,24"), "1,24");
+  EXPECT_EQ(NormalAnswer("1234,567"), "1234,567");
+  EXPECT_EQ(NormalAnswer("x = 3"), "x=3");
+  EXPECT_EQ(NormalAnswer("1.2.3"), "1.2.3");
+}
+
+TEST(Grading, PassAndConsensus) {
+  v1::Usage usage;
+  usage.set_prompt_tokens(1000000);
+  usage.set_cached_tokens(400000);
+  usage.set_completion_tokens(2000000);
+  Grades grades;
+  // Two of four right, and most boxes say so; one has no box.
+  grades.Add("7", {"\\boxed{7}", "\\boxed{8}", "none", "\\boxed{07}"}, 4, usage, Prices());
+  // One of four right: outvoted. One answer failed.
+  grades.Add("7", {"\\boxed{9}", "\\boxed{7}", "\\boxed{9}"}, 4, v1::Usage(), Prices());
+  // As many each: the first counts.
+  grades.Add("7", {"\\boxed{7}", "\\boxed{9}"}, 2, v1::Usage(), Prices());
+  EXPECT_EQ(grades.questions(), 3u);
+  EXPECT_EQ(grades.answers(), 10u);
+  EXPECT_EQ(grades.right(), 4u);
+  EXPECT_EQ(grades.without_box(), 2u);
+  EXPECT_DOUBLE_EQ(grades.pass_at_1(), (0.5 + 0.25 + 0.5) / 3);
+  EXPECT_DOUBLE_EQ(grades.cons_at_k(), 2.0 / 3);
+  EXPECT_EQ(grades.output_tokens(), 2000000u);
+  EXPECT_NEAR(grades.cost(), 0.4 * 0.14 + 0.6 * 0.55 + 2 * 2.19, 1e-12);
+}
+
+TEST(Grading, PricesAreAllThere) {
+  EXPECT_DOUBLE_EQ(Prices::Parse(R"({"cached_input":0,"input":1,"output":2})", "p")->output, 2);
+  for (const char* bad : {"{}", "[]", R"({"cached_input":0,"input":-1,"output":2})", "x"}) {
+    EXPECT_EQ(Prices::Parse(bad, "p.json").status().code(), absl::StatusCode::kInvalidArgument);
+  }
+}
+
+}  // namespace
+}  // namespace whalepod
