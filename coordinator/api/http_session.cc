@@ -30,6 +30,7 @@ constexpr size_t kMostHeader = 16 << 10;
 // How long what a client still sends is read after an answer that ends the connection: closed at
 // once, it would lose the answer.
 constexpr std::chrono::seconds kLinger(2);
+constexpr absl::string_view kOneModel = "/v1/models/";
 constexpr char kMetricsType[] = "text/plain; version=0.0.4; charset=utf-8";
 
 absl::string_view View(beast::string_view text) { return {text.data(), text.size()}; }
@@ -38,6 +39,16 @@ int64_t SecondsNow() {
   return std::chrono::duration_cast<std::chrono::seconds>(
              std::chrono::system_clock::now().time_since_epoch())
       .count();
+}
+
+nlohmann::ordered_json ModelObject(const ServedModel& model) {
+  return {{"id", model.name},
+          {"object", "model"},
+          {"created", 0},
+          {"owned_by", "whalepod"},
+          {"root", model.name},
+          {"parent", nullptr},
+          {"max_model_len", model.max_model_len}};
 }
 
 }  // namespace
@@ -272,77 +283,90 @@ void HttpSession::OnRead(beast::error_code error) {
   Route();
 }
 
-bool HttpSession::IsGet() const {
-  return request_.method() == http::verb::get || request_.method() == http::verb::head;
+absl::Span<const HttpSession::Endpoint> HttpSession::Endpoints() {
+  static constexpr Endpoint kEndpoints[] = {
+      {"/health", Method::kGet, Access::kAll, &HttpSession::Readiness},
+      {"/readyz", Method::kGet, Access::kAll, &HttpSession::Readiness},
+      {"/healthz", Method::kGet, Access::kAll, &HttpSession::Liveness},
+      {"/livez", Method::kGet, Access::kAll, &HttpSession::Liveness},
+      {"/ping", Method::kGet, Access::kAll, &HttpSession::Liveness},
+      {"/version", Method::kGet, Access::kAll, &HttpSession::Version},
+      {"/metrics", Method::kGet, Access::kAll, &HttpSession::Metrics},
+      {"/v1/models", Method::kGet, Access::kKey, &HttpSession::ListModels},
+      {"/v1/chat/completions", Method::kPost, Access::kKey, &HttpSession::ChatCompletion},
+      {"/v1/completions", Method::kPost, Access::kKey, &HttpSession::TextCompletion},
+      {"/tokenize", Method::kPost, Access::kKey, &HttpSession::Tokenize},
+      {"/detokenize", Method::kPost, Access::kKey, &HttpSession::Detokenize}};
+  return kEndpoints;
 }
 
 void HttpSession::Route() {
-  std::string path(View(request_.target()));
-  path = path.substr(0, path.find('?'));
-  const bool get = IsGet(), post = request_.method() == http::verb::post;
-  const std::string& body = request_.body();
-  struct Known {
-    absl::string_view path;
-    bool get;
-  };
-  static constexpr Known kKnown[] = {{"/health", true},
-                                     {"/readyz", true},
-                                     {"/healthz", true},
-                                     {"/livez", true},
-                                     {"/ping", true},
-                                     {"/version", true},
-                                     {"/metrics", true},
-                                     {"/v1/models", true},
-                                     {"/tokenize", false},
-                                     {"/detokenize", false},
-                                     {"/v1/chat/completions", false},
-                                     {"/v1/completions", false}};
-  const bool one_model = absl::StartsWith(path, "/v1/models/");
-  route_ = one_model ? "/v1/models/{id}" : IsBatchPath(path) ? "batches" : "other";
-  for (const Known& known : kKnown) {
-    if (known.path == path) route_ = known.path;
-    if (known.path == path && (known.get ? !get : !post)) {
-      return ReplyBad(405, absl::StrCat(path, " takes ", known.get ? "GET" : "POST"));
-    }
+  const absl::string_view target = View(request_.target());
+  const std::string path(target.substr(0, target.find('?')));
+  const bool get = request_.method() == http::verb::get || request_.method() == http::verb::head;
+  const bool post = request_.method() == http::verb::post;
+  const absl::Span<const Endpoint> endpoints = Endpoints();
+  const auto known = std::find_if(endpoints.begin(), endpoints.end(),
+                                  [&](const Endpoint& endpoint) { return endpoint.path == path; });
+  const bool one_model = absl::StartsWith(path, kOneModel);
+  const bool batches = jobs_ != nullptr && IsBatchPath(path);
+  route_ = known != endpoints.end() ? known->path
+           : one_model              ? "/v1/models/{id}"
+           : batches                ? "batches"
+                                    : "other";
+  if (known != endpoints.end() && !(known->method == Method::kGet ? get : post)) {
+    return ReplyBad(405,
+                    absl::StrCat(path, " takes ", known->method == Method::kGet ? "GET" : "POST"));
   }
-  if (path == "/health" || path == "/readyz") return Reply(frontend_->ready() ? 200 : 503, "");
-  if (path == "/healthz" || path == "/livez" || path == "/ping") return Reply(200, "");
-  if (path == "/version")
-    return Reply(200, absl::StrCat("{\"version\":\"", WHALEPOD_VERSION, "\"}"));
-  if (path == "/metrics") return Reply(200, frontend_->MetricsText(), 0, kMetricsType);
-  const auto authorization = request_.find(http::field::authorization);
-  absl::StatusOr<std::string> caller = frontend_->CallerOf(
-      authorization == request_.end() ? absl::string_view() : View(authorization->value()));
-  if (!caller.ok()) return ReplyError(caller.status());
-  caller_ = *std::move(caller);
-  if (jobs_ != nullptr && IsBatchPath(path)) return Batches(std::string(View(request_.target())));
-  if (path == "/v1/models") return ListModels("");
-  if (one_model && get) return ListModels(path.substr(sizeof("/v1/models/") - 1));
-  if (path == "/v1/chat/completions") return Complete(ParseChatCompletion(body));
-  if (path == "/v1/completions") return Complete(ParseCompletion(body));
-  if (path == "/tokenize") {
-    absl::StatusOr<v1::TokenizeRequest> request = ParseTokenize(body);
-    if (!request.ok()) return ReplyError(request.status());
-    return Later([this, request = *std::move(request)]() -> absl::StatusOr<std::string> {
-      v1::TokenizeResponse response;
-      if (absl::Status s = frontend_->Tokenize(request, &response); !s.ok()) return s;
-      const auto& ids = response.token_ids().ids();
-      return nlohmann::json{{"count", ids.size()},
-                            {"max_model_len", response.max_model_len()},
-                            {"tokens", std::vector<uint32_t>(ids.begin(), ids.end())}}
-          .dump();
-    });
+  if (known == endpoints.end() || known->access == Access::kKey) {
+    const auto authorization = request_.find(http::field::authorization);
+    absl::StatusOr<std::string> caller = frontend_->CallerOf(
+        authorization == request_.end() ? absl::string_view() : View(authorization->value()));
+    if (!caller.ok()) return ReplyError(caller.status());
+    caller_ = *std::move(caller);
   }
-  if (path == "/detokenize") {
-    absl::StatusOr<v1::DetokenizeRequest> request = ParseDetokenize(body);
-    if (!request.ok()) return ReplyError(request.status());
-    return Later([this, request = *std::move(request)]() -> absl::StatusOr<std::string> {
-      v1::DetokenizeResponse response;
-      if (absl::Status s = frontend_->Detokenize(request, &response); !s.ok()) return s;
-      return nlohmann::json{{"prompt", response.text()}}.dump();
-    });
-  }
+  if (known != endpoints.end()) return (this->*known->answer)();
+  if (batches) return Batches(std::string(target));
+  if (one_model && get) return DescribeModel(path.substr(kOneModel.size()));
   ReplyError(absl::NotFoundError(absl::StrCat("there is no ", path.substr(0, 100))));
+}
+
+void HttpSession::Readiness() { Reply(frontend_->ready() ? 200 : 503, ""); }
+
+void HttpSession::Liveness() { Reply(200, ""); }
+
+void HttpSession::Version() {
+  Reply(200, absl::StrCat("{\"version\":\"", WHALEPOD_VERSION, "\"}"));
+}
+
+void HttpSession::Metrics() { Reply(200, frontend_->MetricsText(), 0, kMetricsType); }
+
+void HttpSession::ChatCompletion() { Complete(ParseChatCompletion(request_.body())); }
+
+void HttpSession::TextCompletion() { Complete(ParseCompletion(request_.body())); }
+
+void HttpSession::Tokenize() {
+  absl::StatusOr<v1::TokenizeRequest> request = ParseTokenize(request_.body());
+  if (!request.ok()) return ReplyError(request.status());
+  Later([this, request = *std::move(request)]() -> absl::StatusOr<std::string> {
+    v1::TokenizeResponse response;
+    if (absl::Status s = frontend_->Tokenize(request, &response); !s.ok()) return s;
+    const auto& ids = response.token_ids().ids();
+    return nlohmann::json{{"count", ids.size()},
+                          {"max_model_len", response.max_model_len()},
+                          {"tokens", std::vector<uint32_t>(ids.begin(), ids.end())}}
+        .dump();
+  });
+}
+
+void HttpSession::Detokenize() {
+  absl::StatusOr<v1::DetokenizeRequest> request = ParseDetokenize(request_.body());
+  if (!request.ok()) return ReplyError(request.status());
+  Later([this, request = *std::move(request)]() -> absl::StatusOr<std::string> {
+    v1::DetokenizeResponse response;
+    if (absl::Status s = frontend_->Detokenize(request, &response); !s.ok()) return s;
+    return nlohmann::json{{"prompt", response.text()}}.dump();
+  });
 }
 
 void HttpSession::Batches(const std::string& target) {
@@ -361,20 +385,15 @@ void HttpSession::Batches(const std::string& target) {
   if (!queued.ok()) ReplyError(queued);
 }
 
-void HttpSession::ListModels(const std::string& wanted) {
+void HttpSession::ListModels() {
+  const nlohmann::ordered_json models = {ModelObject(*frontend_->model())};
+  Reply(200, nlohmann::ordered_json{{"object", "list"}, {"data", models}}.dump());
+}
+
+void HttpSession::DescribeModel(const std::string& name) {
   const std::shared_ptr<const ServedModel> model = frontend_->model();
-  if (!wanted.empty()) {
-    if (absl::Status s = CheckModelName(*model, wanted); !s.ok()) return ReplyError(s);
-  }
-  const nlohmann::ordered_json entry = {{"id", model->name},
-                                        {"object", "model"},
-                                        {"created", 0},
-                                        {"owned_by", "whalepod"},
-                                        {"root", model->name},
-                                        {"parent", nullptr},
-                                        {"max_model_len", model->max_model_len}};
-  if (!wanted.empty()) return Reply(200, entry.dump());
-  Reply(200, nlohmann::ordered_json{{"object", "list"}, {"data", {entry}}}.dump());
+  if (absl::Status s = CheckModelName(*model, name); !s.ok()) return ReplyError(s);
+  Reply(200, ModelObject(*model).dump());
 }
 
 void HttpSession::Complete(absl::StatusOr<OpenAiRequest> parsed) {

@@ -10,6 +10,7 @@
 #include <optional>
 #include <string>
 
+#include "absl/types/span.h"
 #include "coordinator/api/frontend.h"
 #include "coordinator/api/generation.h"
 #include "coordinator/api/http_server.h"
@@ -37,14 +38,33 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
   using Request = boost::beast::http::request<boost::beast::http::string_body>;
 
   void OnRead(boost::beast::error_code error);
+  enum class Method { kGet, kPost };
+  enum class Access { kAll, kKey };  // whom it answers: everybody, or who has an API key
+  // A path, and what answers it.
+  struct Endpoint {
+    absl::string_view path;
+    Method method;
+    Access access;
+    void (HttpSession::*answer)();
+  };
+  static absl::Span<const Endpoint> Endpoints();
+
   void Route();
-  bool IsGet() const;
+  void Readiness();
+  void Liveness();
+  void Version();
+  void Metrics();
+  void ListModels();
+  void DescribeModel(const std::string& name);
+  void ChatCompletion();
+  void TextCompletion();
+  void Tokenize();
+  void Detokenize();
   void Complete(absl::StatusOr<OpenAiRequest> parsed);
   // Runs `work`, which gives a body, on a thread for text.
   void Later(std::function<absl::StatusOr<std::string>()> work);
   // Files and batches: `target` with its query.
   void Batches(const std::string& target);
-  void ListModels(const std::string& wanted);
   // body: of media type `type`, or empty.
   void Reply(int status, std::string body, uint32_t retry_after_ms = 0,
              const std::string& type = "application/json");
