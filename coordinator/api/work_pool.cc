@@ -18,11 +18,10 @@ WorkPool::~WorkPool() {
 }
 
 bool WorkPool::Run(std::function<void()> task) {
-  {
-    std::lock_guard lock(mu_);
-    if (tasks_.size() >= max_queued_) return false;
-    tasks_.push_back(std::move(task));
-  }
+  // Notified under the lock: the task may be what lets the pool go.
+  std::lock_guard lock(mu_);
+  if (tasks_.size() >= max_queued_) return false;
+  tasks_.push_back(std::move(task));
   wake_.notify_one();
   return true;
 }

@@ -137,6 +137,7 @@ class JobRunnerTest : public ::testing::Test {
 TEST_F(JobRunnerTest, EveryItemIsAnsweredAndFewAtATime) {
   Begin();
   const v1::Job first = Submit(23), second = Submit(9);
+  ASSERT_TRUE(backend_.WaitWaiting(4));
   for (size_t ended = 0; ended < 32;) ASSERT_NO_FATAL_FAILURE(backend_.EndSome(&ended));
   EXPECT_EQ(WaitOver(first).counts().succeeded(), 23u);
   EXPECT_EQ(WaitOver(second).counts().succeeded(), 9u);

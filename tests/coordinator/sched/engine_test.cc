@@ -70,10 +70,13 @@ class EngineTest : public ::testing::Test {
 
 TEST_F(EngineTest, ManyRequestsShareTheBatch) {
   std::vector<std::shared_ptr<RecordingSink>> sinks;
+  ranks_->Hold(true);
   for (uint32_t i = 0; i < 40; ++i) {
     sinks.push_back(std::make_shared<RecordingSink>());
     ASSERT_TRUE(engine_->Submit(MakeRequest(i, 1 + i % 30, 1 + i % 13), sinks.back()).ok());
   }
+  EXPECT_TRUE(ranks_->WaitQueued(2));
+  ranks_->Hold(false);
   for (uint32_t i = 0; i < 40; ++i) {
     ASSERT_TRUE(sinks[i]->Wait());
     const SchedulerRequest request = MakeRequest(i, 1 + i % 30, 1 + i % 13);

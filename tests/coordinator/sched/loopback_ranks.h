@@ -41,6 +41,11 @@ class LoopbackRanks : public StepSender {
     hold_ = hold;
     wake_.notify_all();
   }
+  // Until so many steps wait here.
+  bool WaitQueued(size_t steps) {
+    std::unique_lock lock(mu_);
+    return wake_.wait_for(lock, std::chrono::seconds(20), [&] { return queue_.size() >= steps; });
+  }
   bool WaitSteps(uint64_t steps) {
     std::unique_lock lock(mu_);
     return wake_.wait_for(lock, std::chrono::seconds(20), [&] { return steps_ >= steps; });
