@@ -54,7 +54,7 @@ class GrpcTarget final : public LoadTarget {
   Client& client() { return client_; }
 
   void Run(const v1::GenerateRequest& request, const LoadClock& clock,
-           RequestRecord* record) override {
+           LoadRecord* record) override {
     const auto on_tokens = [&](const v1::GenerateResponse::Tokens& tokens) {
       if (tokens.tokens_size() > 0) record->chunks.push_back(clock.Now());
     };
@@ -211,7 +211,7 @@ absl::Status WarmUp(const Flags& flags, LoadTarget& target,
                     std::vector<v1::GenerateRequest> requests) {
   const std::vector<double> at_once(requests.size(), 0.0);
   const LoadRun run = RunLoad(target, requests, at_once, flags.max_concurrency);
-  for (const RequestRecord& record : run.records) {
+  for (const LoadRecord& record : run.records) {
     if (record.completed()) continue;
     return absl::UnavailableError(
         absl::StrCat("warm-up: a request failed: ", record.failure, ": ", record.message));

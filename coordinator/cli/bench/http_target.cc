@@ -163,8 +163,8 @@ class BeastTarget final : public HttpTarget {
   }
 
   void Run(const v1::GenerateRequest& request, const LoadClock& clock,
-           RequestRecord* record) override {
-    const OpenAiRequest made = MakeOpenAiRequest(request, model_);
+           LoadRecord* record) override {
+    const StreamedCall made = MakeStreamedCall(request, model_);
     record->input_tokens = request.token_ids().ids_size();  // until the server says
     const auto fail = [record](std::string name, std::string message) {
       record->failure = std::move(name);

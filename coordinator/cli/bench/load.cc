@@ -84,7 +84,7 @@ LoadRun RunLoad(LoadTarget& target, const std::vector<v1::GenerateRequest>& requ
   {
     const size_t limit = max_concurrency == 0 ? requests.size() : max_concurrency;
     Runners runners(limit, [&](size_t i) {
-      RequestRecord& record = run.records[i];
+      LoadRecord& record = run.records[i];
       record.due = arrivals[i];
       record.start = clock.Now();
       target.Run(requests[i], clock, &record);

@@ -29,13 +29,13 @@ class LoadTarget {
   // Runs one request to its end, which is the thread's until then; fills `chunks`, the counts and,
   // where it did not complete, `failure`. From any thread. Never waits for ever for a dead server.
   virtual void Run(const v1::GenerateRequest& request, const LoadClock& clock,
-                   RequestRecord* record) = 0;
+                   LoadRecord* record) = 0;
 };
 
 struct LoadRun {
-  std::vector<RequestRecord> records;  // as the requests
-  double duration = 0;                 // seconds until the last one ended
-  double cpu_seconds = 0;              // of this process meanwhile, user and system
+  std::vector<LoadRecord> records;  // as the requests
+  double duration = 0;              // seconds until the last one ended
+  double cpu_seconds = 0;           // of this process meanwhile, user and system
 };
 
 // Request i is sent at arrivals[i] (seconds, ascending), or later: as soon as fewer than

@@ -38,9 +38,9 @@ Json Messages(const v1::Chat& chat) {
 
 }  // namespace
 
-OpenAiRequest MakeOpenAiRequest(const v1::GenerateRequest& request, const std::string& model) {
+StreamedCall MakeStreamedCall(const v1::GenerateRequest& request, const std::string& model) {
   Json body = {{"model", model}, {"stream", true}, {"stream_options", {{"include_usage", true}}}};
-  OpenAiRequest made;
+  StreamedCall made;
   made.path = request.has_chat() ? "/v1/chat/completions" : "/v1/completions";
   if (request.has_chat()) body["messages"] = Messages(request.chat());
   if (request.has_text()) body["prompt"] = request.text();

@@ -11,17 +11,17 @@ namespace whalepod {
 
 // The path and the body of a streamed request: messages as a chat, text and token ids as a
 // completion. `model` is the name to ask for.
-struct OpenAiRequest {
+struct StreamedCall {
   std::string path;  // after the base URL
   std::string body;
 };
-OpenAiRequest MakeOpenAiRequest(const v1::GenerateRequest& request, const std::string& model);
+StreamedCall MakeStreamedCall(const v1::GenerateRequest& request, const std::string& model);
 
 // One stream of server-sent events. Lines end with LF or CRLF, and may come in any pieces; comments
 // and fields other than data are passed over.
 class OpenAiStream {
  public:
-  explicit OpenAiStream(RequestRecord* record) : record_(record) {}
+  explicit OpenAiStream(LoadRecord* record) : record_(record) {}
 
   // Adds to the record what came at `now`: a chunk for each event with choices, as vLLM counts, the
   // usage, an error. What is not JSON fails the request by name.
@@ -37,7 +37,7 @@ class OpenAiStream {
   void OnEvent(double now);
   void Fail(const std::string& name, const std::string& message);
 
-  RequestRecord* const record_;
+  LoadRecord* const record_;
   std::string line_;
   std::string data_;
   bool has_data_ = false;

@@ -14,9 +14,9 @@ namespace {
 
 // When requests come and go: (time, +1 or -1), ends before starts of the same instant. Of completed
 // ones until their last chunk, or of all until their calls end.
-std::vector<std::pair<double, int>> Changes(const std::vector<RequestRecord>& records, bool all) {
+std::vector<std::pair<double, int>> Changes(const std::vector<LoadRecord>& records, bool all) {
   std::vector<std::pair<double, int>> changes;
-  for (const RequestRecord& record : records) {
+  for (const LoadRecord& record : records) {
     if (!record.completed() && !all) continue;
     changes.emplace_back(record.start, 1);
     changes.emplace_back(all ? record.end : record.chunks.back(), -1);
@@ -25,15 +25,15 @@ std::vector<std::pair<double, int>> Changes(const std::vector<RequestRecord>& re
   return changes;
 }
 
-bool IsGood(const RequestRecord& record, const Goals& goals) {
+bool IsGood(const LoadRecord& record, const Goals& goals) {
   return (!goals.ttft || record.ttft() <= *goals.ttft) &&
          (!goals.tpot || record.tpot().value_or(0) <= *goals.tpot) &&
          (!goals.e2el || record.e2el() <= *goals.e2el);
 }
 
-void FindBusiestSeconds(const std::vector<RequestRecord>& records, LoadFigures* figures) {
+void FindBusiestSeconds(const std::vector<LoadRecord>& records, LoadFigures* figures) {
   double first = std::numeric_limits<double>::infinity(), last = 0;
-  for (const RequestRecord& record : records) {
+  for (const LoadRecord& record : records) {
     if (!record.completed()) continue;
     first = std::min(first, record.start);
     last = std::max(last, record.chunks.back());
@@ -42,7 +42,7 @@ void FindBusiestSeconds(const std::vector<RequestRecord>& records, LoadFigures* 
   const auto second_of = [first](double time) { return static_cast<size_t>(time - first); };
   std::vector<int64_t> requests(second_of(last) + 1);
   std::vector<double> tokens(requests.size());
-  for (const RequestRecord& record : records) {
+  for (const LoadRecord& record : records) {
     if (!record.completed()) continue;
     for (size_t s = second_of(record.start); s <= second_of(record.chunks.back()); ++s) {
       ++requests[s];
@@ -55,7 +55,7 @@ void FindBusiestSeconds(const std::vector<RequestRecord>& records, LoadFigures* 
   figures->most_output_in_a_second = *std::max_element(tokens.begin(), tokens.end());
 }
 
-void AddCompleted(const RequestRecord& record, const Goals& goals, LoadFigures* figures) {
+void AddCompleted(const LoadRecord& record, const Goals& goals, LoadFigures* figures) {
   ++figures->completed;
   figures->total_input += record.input_tokens;
   figures->total_output += record.output_tokens;
@@ -71,7 +71,7 @@ void AddCompleted(const RequestRecord& record, const Goals& goals, LoadFigures* 
 
 }  // namespace
 
-std::optional<double> RequestRecord::tpot() const {
+std::optional<double> LoadRecord::tpot() const {
   if (output_tokens <= 1) return std::nullopt;
   return (e2el() - ttft()) / static_cast<double>(output_tokens - 1);
 }
@@ -117,11 +117,11 @@ absl::StatusOr<Goals> ParseGoals(const std::vector<std::string>& items) {
   return goals;
 }
 
-LoadFigures MakeFigures(const std::vector<RequestRecord>& records, double duration,
+LoadFigures MakeFigures(const std::vector<LoadRecord>& records, double duration,
                         const std::vector<double>& percents, const Goals& goals) {
   LoadFigures figures;
   figures.duration = duration;
-  for (const RequestRecord& record : records) {
+  for (const LoadRecord& record : records) {
     figures.latest = std::max(figures.latest, record.start - record.due);
     if (record.completed()) {
       AddCompleted(record, goals, &figures);
@@ -145,7 +145,7 @@ LoadFigures MakeFigures(const std::vector<RequestRecord>& records, double durati
   return figures;
 }
 
-std::vector<std::pair<double, double>> RunningOverTime(const std::vector<RequestRecord>& records) {
+std::vector<std::pair<double, double>> RunningOverTime(const std::vector<LoadRecord>& records) {
   std::vector<std::pair<double, double>> points;
   double running = 0;
   for (const auto& [time, change] : Changes(records, true)) {
@@ -154,10 +154,10 @@ std::vector<std::pair<double, double>> RunningOverTime(const std::vector<Request
   return points;
 }
 
-std::vector<std::pair<double, double>> OutputOverTime(const std::vector<RequestRecord>& records,
+std::vector<std::pair<double, double>> OutputOverTime(const std::vector<LoadRecord>& records,
                                                       double duration, double width) {
   std::vector<double> tokens(static_cast<size_t>(duration / width) + 1, 0.0);
-  for (const RequestRecord& record : records) {
+  for (const LoadRecord& record : records) {
     if (!record.completed()) continue;
     const double weight =
         static_cast<double>(record.output_tokens) / static_cast<double>(record.chunks.size());

@@ -14,7 +14,7 @@
 namespace whalepod {
 
 // One request. Times are seconds from the start of the load.
-struct RequestRecord {
+struct LoadRecord {
   double due = 0;              // when the schedule wants it sent
   double start = 0;            // when it was sent
   double end = 0;              // when its call was over
@@ -69,14 +69,14 @@ struct LoadFigures {
 
   double PerSecond(double count) const { return duration > 0 ? count / duration : 0; }
 };
-LoadFigures MakeFigures(const std::vector<RequestRecord>& records, double duration,
+LoadFigures MakeFigures(const std::vector<LoadRecord>& records, double duration,
                         const std::vector<double>& percents, const Goals& goals);
 
 // (time, value) where the value changes: how many requests, failed ones too, are under way.
-std::vector<std::pair<double, double>> RunningOverTime(const std::vector<RequestRecord>& records);
+std::vector<std::pair<double, double>> RunningOverTime(const std::vector<LoadRecord>& records);
 // (time, tokens a second) of pieces of the load that take `width` seconds each, at their middles;
 // a chunk counts its request's tokens over its chunks.
-std::vector<std::pair<double, double>> OutputOverTime(const std::vector<RequestRecord>& records,
+std::vector<std::pair<double, double>> OutputOverTime(const std::vector<LoadRecord>& records,
                                                       double duration, double width);
 
 }  // namespace whalepod

@@ -16,7 +16,7 @@ class Gate final : public LoadTarget {
   Gate(size_t together, size_t total) : together_(together), left_(total) {}
 
   void Run(const v1::GenerateRequest& request, const LoadClock& clock,
-           RequestRecord* record) override {
+           LoadRecord* record) override {
     std::unique_lock lock(mu_);
     most_ = std::max(most_, ++inside_);
     ++arrived_;

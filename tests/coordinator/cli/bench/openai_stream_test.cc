@@ -18,8 +18,8 @@ constexpr const char* kStream =
     "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":7,\"completion_tokens\":5}}\n\n"
     "data: [DONE]\n\n";
 
-RequestRecord Read(const std::string& text) {
-  RequestRecord record;
+LoadRecord Read(const std::string& text) {
+  LoadRecord record;
   OpenAiStream stream(&record);
   stream.Feed(text, 1);
   stream.End();
@@ -27,7 +27,7 @@ RequestRecord Read(const std::string& text) {
 }
 
 TEST(OpenAiStreamTest, EventsWithChoicesAreChunks) {
-  const RequestRecord record = Read(kStream);
+  const LoadRecord record = Read(kStream);
   EXPECT_TRUE(record.completed()) << record.failure << record.message;
   EXPECT_EQ(record.chunks.size(), 3u);
   EXPECT_EQ(record.input_tokens, 7);
@@ -38,7 +38,7 @@ TEST(OpenAiStreamTest, EventsWithChoicesAreChunks) {
 TEST(OpenAiStreamTest, AnyPiecesAreTheSameStream) {
   const std::string text = kStream;
   for (size_t size = 1; size < text.size(); ++size) {
-    RequestRecord record;
+    LoadRecord record;
     OpenAiStream stream(&record);
     for (size_t at = 0; at < text.size(); at += size) {
       stream.Feed(absl::string_view(text).substr(at, size), static_cast<double>(at));
@@ -52,7 +52,7 @@ TEST(OpenAiStreamTest, AnyPiecesAreTheSameStream) {
 }
 
 TEST(OpenAiStreamTest, TimesAreThoseOfTheEventsEnd) {
-  RequestRecord record;
+  LoadRecord record;
   OpenAiStream stream(&record);
   stream.Feed("data: {\"choices\":[{}]}\n", 1);
   stream.Feed("\ndata: {\"choices\":[{}]}\n\ndata: {\"choi", 2);
@@ -61,7 +61,7 @@ TEST(OpenAiStreamTest, TimesAreThoseOfTheEventsEnd) {
 }
 
 TEST(OpenAiStreamTest, WithoutUsageChunksCount) {
-  const RequestRecord record = Read("data: {\"choices\":[{}]}\n\ndata: [DONE]\n\n");
+  const LoadRecord record = Read("data: {\"choices\":[{}]}\n\ndata: [DONE]\n\n");
   EXPECT_TRUE(record.completed());
   EXPECT_EQ(record.output_tokens, 1);
   EXPECT_FALSE(record.counted_by_server);
@@ -69,7 +69,7 @@ TEST(OpenAiStreamTest, WithoutUsageChunksCount) {
 
 TEST(OpenAiStreamTest, WhatIsWrongFailsByName) {
   const auto failure = [](const std::string& text) {
-    const RequestRecord record = Read(text);
+    const LoadRecord record = Read(text);
     return record.failure + ": " + record.message;
   };
   EXPECT_THAT(failure("data: {\"choices\":[{}]}\n\n"), HasSubstr("UNAVAILABLE: the stream ended"));
@@ -84,12 +84,12 @@ TEST(OpenAiStreamTest, WhatIsWrongFailsByName) {
 }
 
 nlohmann::json BodyOf(const v1::GenerateRequest& request, const char* path) {
-  const OpenAiRequest made = MakeOpenAiRequest(request, "whale");
+  const StreamedCall made = MakeStreamedCall(request, "whale");
   EXPECT_EQ(made.path, path);
   return nlohmann::json::parse(made.body);
 }
 
-TEST(OpenAiRequestTest, PromptsGoWhereTheyBelong) {
+TEST(StreamedCallTest, PromptsGoWhereTheyBelong) {
   v1::GenerateRequest ids;
   for (const uint32_t id : {3u, 1u}) ids.mutable_token_ids()->add_ids(id);
   ids.mutable_options()->set_max_tokens(9);

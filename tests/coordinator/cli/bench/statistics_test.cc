@@ -19,8 +19,8 @@ using ::testing::HasSubstr;
 using ::testing::Not;
 using ::testing::Pair;
 
-RequestRecord Record(double start, std::vector<double> chunks, int64_t output) {
-  RequestRecord record;
+LoadRecord Record(double start, std::vector<double> chunks, int64_t output) {
+  LoadRecord record;
   record.due = record.start = start;
   record.end = chunks.back() + 0.01;
   record.chunks = std::move(chunks);
@@ -30,8 +30,8 @@ RequestRecord Record(double start, std::vector<double> chunks, int64_t output) {
   return record;
 }
 
-RequestRecord Failed(double start, double end, const std::string& name) {
-  RequestRecord record;
+LoadRecord Failed(double start, double end, const std::string& name) {
+  LoadRecord record;
   record.start = start;
   record.end = end;
   record.failure = name;
@@ -81,7 +81,7 @@ TEST(StatisticsTest, SummariesAreThePlainOnes) {
   EXPECT_THAT(Summarize({}, {50}).percentiles, ElementsAre(Pair(50, 0)));
 }
 
-std::vector<RequestRecord> SomeRecords() {
+std::vector<LoadRecord> SomeRecords() {
   return {Record(0, {1.0, 1.5, 2.0}, 3), Record(0.5, {1.5}, 1),      Record(2.0, {2.5, 4.5}, 5),
           Failed(0, 3.5, "UNAVAILABLE"), Failed(1, 3.5, "HTTP 429"), Failed(2, 3.5, "HTTP 429")};
 }
