@@ -86,8 +86,8 @@ std::vector<Scheduler::Sequence*> Scheduler::VictimsOf(const Sequence& sequence,
   uint64_t room = group.pool.available();
   std::vector<Sequence*> victims;
   for (auto it = group.running.rbegin(); it != group.running.rend(); ++it) {
-    if (*it < sequence.place) break;
-    auto* victim = const_cast<Sequence*>(&sequences_.at(it->id));
+    if (it->first < sequence.place) break;
+    Sequence* const victim = it->second;
     if (victim->priority <= sequence.priority || !MayPreempt(*victim)) continue;
     victims.push_back(victim);
     room += static_cast<uint64_t>(
@@ -114,8 +114,7 @@ void Scheduler::Admit(Sequence* sequence, const Start& start, Making* making) {
   sequence->group = static_cast<uint32_t>(&group - groups_.data());
   sequence->slot = group.free_slots.top();
   group.free_slots.pop();
-  group.slots[sequence->slot] = sequence;
-  group.running.insert(sequence->place);
+  group.running.emplace(sequence->place, sequence);
 
   // Shared ones first, or taking the others could end what they cache.
   for (const uint32_t block : start.shared) group.pool.Share(block);

@@ -35,16 +35,15 @@ absl::Status Scheduler::AuditGroup(uint32_t g) const {
   const Group& group = groups_[g];
   std::vector<uint32_t> owners(group.pool.total(), 0);
   uint32_t decoding = 0;
-  uint64_t running = 0, live_blocks = 0, prefill_left = 0;
-  for (uint32_t slot = 0; slot < group.slots.size(); ++slot) {
-    const Sequence* const sequence = group.slots[slot];
-    if (sequence == nullptr) continue;
-    ++running;
-    if (sequence->state != State::kRunning || sequence->group != g || sequence->slot != slot ||
-        group.running.count(sequence->place) == 0) {
-      return absl::InternalError(
-          absl::StrCat("slot ", slot, " holds sequence ", sequence->id, ", which is not there"));
+  uint64_t live_blocks = 0, prefill_left = 0;
+  std::vector<bool> taken(config_.max_num_seqs, false);
+  for (const auto& [place, sequence] : group.running) {
+    if (sequence->state != State::kRunning || sequence->group != g || sequence->place != place ||
+        taken[sequence->slot]) {
+      return absl::InternalError(absl::StrCat("sequence ", sequence->id, " in slot ",
+                                              sequence->slot, " should not run there"));
     }
+    taken[sequence->slot] = true;
     if (sequence->since != 0) {
       ++decoding;
     } else {
@@ -67,14 +66,15 @@ absl::Status Scheduler::AuditGroup(uint32_t g) const {
     }
   }
   const uint64_t owned = owners.size() - std::count(owners.begin(), owners.end(), 0u);
-  if (running != group.running.size() || decoding != group.decoding ||
-      live_blocks != group.live_blocks || prefill_left != group.prefill_left ||
-      owned != group.pool.owned()) {
+  if (group.running.size() + group.free_slots.size() != config_.max_num_seqs ||
+      decoding != group.decoding || live_blocks != group.live_blocks ||
+      prefill_left != group.prefill_left || owned != group.pool.owned()) {
     return absl::InternalError(
-        absl::StrCat("counted ", running, " running, ", decoding, " decoding, ", live_blocks,
-                     " blocks in use, ", owned, " owned, ", prefill_left,
-                     " prompt tokens left; kept ", group.running.size(), ", ", group.decoding, ", ",
-                     group.live_blocks, ", ", group.pool.owned(), ", ", group.prefill_left));
+        absl::StrCat(group.running.size(), " run beside ", group.free_slots.size(),
+                     " free slots of ", config_.max_num_seqs, "; counted ", decoding, " decoding, ",
+                     live_blocks, " blocks in use, ", owned, " owned, ", prefill_left,
+                     " prompt tokens left; kept ", group.decoding, ", ", group.live_blocks, ", ",
+                     group.pool.owned(), ", ", group.prefill_left));
   }
   return absl::OkStatus();
 }

@@ -171,13 +171,12 @@ void Engine::NoteScheduledLocked(const v1::StepPlan& step, std::vector<Delivery>
     if (it == sinks_.end()) continue;
     Delivery& delivery = deliveries->emplace_back();
     delivery.sink = it->second;
-    delivery.scheduled = true;
     delivery.cached_tokens = sequence.computed();
   }
 }
 
 void Engine::Deliver(const Delivery& delivery) {
-  if (delivery.scheduled) delivery.sink->OnScheduled(delivery.cached_tokens);
+  if (delivery.cached_tokens) delivery.sink->OnScheduled(*delivery.cached_tokens);
   if (!delivery.prompt.empty()) delivery.sink->OnPrompt(delivery.prompt);
   const SequenceEvent& event = delivery.event;
   if (event.has_token) delivery.sink->OnToken(event.token);

@@ -9,6 +9,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <thread>
 #include <unordered_map>
 #include <vector>
@@ -108,8 +109,7 @@ class Engine {
     std::shared_ptr<RequestSink> sink;
     std::vector<v1::PromptLogprob> prompt;
     SequenceEvent event;
-    bool scheduled = false;
-    uint32_t cached_tokens = 0;  // where it is scheduled
+    std::optional<uint32_t> cached_tokens;  // it is scheduled, and found so many
   };
 
   void Loop();

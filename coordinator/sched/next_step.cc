@@ -69,7 +69,6 @@ void Scheduler::Stop(Sequence* sequence, Making* making) {
   group.pool.Release(sequence->blocks);
   group.live_blocks -= static_cast<uint32_t>(sequence->blocks.size());
   sequence->blocks.clear();
-  group.slots[sequence->slot] = nullptr;
   group.free_slots.push(sequence->slot);
   group.running.erase(sequence->place);
   sequence->state = State::kDraining;
@@ -148,8 +147,7 @@ bool Scheduler::MayPreempt(const Sequence& sequence) const {
 
 Scheduler::Sequence* Scheduler::WorstOf(const Group& group) const {
   for (auto it = group.running.rbegin(); it != group.running.rend(); ++it) {
-    auto* sequence = const_cast<Sequence*>(&sequences_.at(it->id));
-    if (MayPreempt(*sequence)) return sequence;
+    if (MayPreempt(*it->second)) return it->second;
   }
   CHECK(false);  // the one that asks for a block can itself be preempted
   return nullptr;

@@ -30,8 +30,7 @@ absl::StatusOr<std::unique_ptr<Scheduler>> Scheduler::Create(SchedulerConfig con
   return std::unique_ptr<Scheduler>(new Scheduler(std::move(config)));
 }
 
-Scheduler::Group::Group(uint32_t blocks, uint32_t slots)
-    : pool(blocks), slots(slots, nullptr), sampling(slots, nullptr) {
+Scheduler::Group::Group(uint32_t blocks, uint32_t slots) : pool(blocks), sampling(slots, nullptr) {
   for (uint32_t slot = 0; slot < slots; ++slot) free_slots.push(slot);
 }
 

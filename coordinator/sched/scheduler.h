@@ -172,14 +172,13 @@ class Scheduler {
   struct Group {
     Group(uint32_t blocks, uint32_t slots);
     BlockPool pool;
-    std::vector<Sequence*> slots;  // null: free
     std::priority_queue<uint32_t, std::vector<uint32_t>, std::greater<>> free_slots;
-    std::set<QueuePlace> running;
-    std::deque<Sequence*> prefilling;  // in order of admission
-    uint64_t prefill_left = 0;         // tokens they have yet to compute
-    uint32_t decoding = 0;             // one row each in the step being made
-    uint32_t tokens = 0;               // of the step being made
-    uint32_t live_blocks = 0;          // sum of its sequences' tables
+    std::map<QueuePlace, Sequence*> running;  // the first in line first
+    std::deque<Sequence*> prefilling;         // in order of admission
+    uint64_t prefill_left = 0;                // tokens they have yet to compute
+    uint32_t decoding = 0;                    // one row each in the step being made
+    uint32_t tokens = 0;                      // of the step being made
+    uint32_t live_blocks = 0;                 // sum of its sequences' tables
     // As of the step last committed: who samples, by slot.
     std::vector<Sequence*> sampling;
     uint32_t samples = 0;
