@@ -73,8 +73,9 @@ absl::StatusOr<v1::StepResult> StepExecutor::RunStep(const v1::StepPlan& step, T
   result.set_epoch(step.epoch());
   result.set_step(step.step());
   result.set_digest(sequences_->Digest());
-  result.set_live_sequences(sequences_->held().sequences);
-  result.set_live_blocks(sequences_->held().blocks);
+  const SequenceTable::Held held = sequences_->held();
+  result.set_live_sequences(held.sequences);
+  result.set_live_blocks(held.blocks);
   if (forward_->dims().at.tp == 0) {
     for (v1::SampledToken& token : results.tokens) *result.add_tokens() = std::move(token);
     for (v1::PromptLogprob& score : results.prompt) *result.add_prompt() = std::move(score);
