@@ -54,7 +54,7 @@ class GrafanaTest(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         """One of everything that a labelled metric waits for."""
-        with Deployment("--tp", 2, "--ep", 2, "--heartbeat-timeout", PATIENCE) as deployment:
+        with Deployment("--tp", 2, "--ep", 2) as deployment:
             # More than the 64 steps after which expert load is told.
             deployment.client.generate(question(12, 7), max_tokens=150, ignore_eos=True)
             try:

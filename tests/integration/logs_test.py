@@ -10,7 +10,7 @@ from whalepod.v1 import inference_pb2
 
 class LogsTest(unittest.TestCase):
     def setUp(self):
-        self.deployment = Deployment("--tp", 2, "--ep", 2, "--heartbeat-timeout", PATIENCE, "--log-format", "json",
+        self.deployment = Deployment("--tp", 2, "--ep", 2, "--log-format", "json",
                                      env={"WHALEPOD_LOG": "debug"})
         self.deployment.__enter__()
         self.addCleanup(self.deployment.process.stop)

@@ -39,7 +39,7 @@ class ParserTest(unittest.TestCase):
 
 class MetricsTest(unittest.TestCase):
     def setUp(self):
-        self.deployment = Deployment("--tp", RANKS, "--ep", RANKS, "--heartbeat-timeout", PATIENCE).__enter__()
+        self.deployment = Deployment("--tp", RANKS, "--ep", RANKS).__enter__()
         self.addCleanup(self.deployment.__exit__)
         self.client = self.deployment.client
 

@@ -39,7 +39,9 @@ def error_details(error):
 class ServeTest(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        cls.deployment = Deployment("--tensor-parallel-size", 4, "--enable-expert-parallel").__enter__()
+        # The default: test_large_texts_do_not_hold_up_heartbeats is about it.
+        cls.deployment = Deployment("--tensor-parallel-size", 4, "--enable-expert-parallel",
+                                    "--heartbeat-timeout", 1.5).__enter__()
         cls.client = cls.deployment.client
 
     @classmethod

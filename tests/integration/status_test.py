@@ -15,7 +15,7 @@ from deployment import BIN, PATIENCE, R1_DRAFT, Deployment, Process, question
 class StatusTest(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        cls.deployment = Deployment("--tp", 2, "--ep", 2, "--heartbeat-timeout", PATIENCE).__enter__()
+        cls.deployment = Deployment("--tp", 2, "--ep", 2).__enter__()
 
     @classmethod
     def tearDownClass(cls):

@@ -94,12 +94,7 @@ class LoopbackEngine {
   explicit LoopbackEngine(const SchedulerConfig& config) {
     // Made here, as programs do: ThreadSanitizer does not see the lock in spdlog's library.
     spdlog::default_logger();
-    ModelWorker::Config worker;
-    worker.group_blocks = config.group_blocks;
-    worker.block_tokens = config.block_tokens;
-    worker.max_num_seqs = config.max_num_seqs;
-    worker.max_num_batched_tokens = config.max_num_batched_tokens;
-    ranks = std::make_unique<LoopbackRanks>(worker);
+    ranks = std::make_unique<LoopbackRanks>(ModelWorker::ConfigFor(config));
     Engine::Options options;
     options.sender = ranks.get();
     options.idle_step = std::chrono::milliseconds(20);

@@ -19,6 +19,16 @@ uint64_t Mix(uint64_t hash, uint64_t value) {
 
 }  // namespace
 
+ModelWorker::Config ModelWorker::ConfigFor(const SchedulerConfig& scheduler) {
+  Config config;
+  config.group_blocks = scheduler.group_blocks;
+  config.block_tokens = scheduler.block_tokens;
+  config.max_num_seqs = scheduler.max_num_seqs;
+  config.max_num_batched_tokens = scheduler.max_num_batched_tokens;
+  config.first_step = scheduler.first_step;
+  return config;
+}
+
 uint32_t ModelWorker::TokenAt(const std::vector<uint32_t>& prompt, uint64_t seed, uint32_t index,
                               uint32_t vocab_size) {
   uint64_t hash = seed;

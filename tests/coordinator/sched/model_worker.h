@@ -26,6 +26,8 @@ class ModelWorker {
     uint32_t vocab_size = 1000;
     uint64_t first_step = 1;
   };
+  // Ranks that have what the scheduler counts on.
+  static Config ConfigFor(const SchedulerConfig& scheduler);
   explicit ModelWorker(Config config) : config_(std::move(config)), next_step_(config_.first_step) {
     groups_.resize(config_.group_blocks.size());
     for (const uint32_t blocks : config_.group_blocks) {

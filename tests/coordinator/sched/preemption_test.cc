@@ -215,7 +215,7 @@ TEST(Overload, TheQueueIsBoundedByTokensToo) {
 
 TEST(Audit, RanksThatHoldOtherThanTheyShouldAreFoundOut) {
   auto scheduler = Make(SmallConfig());
-  ModelWorker worker(WorkerFor(SmallConfig()));
+  ModelWorker worker(ModelWorker::ConfigFor(SmallConfig()));
   ASSERT_TRUE(scheduler->Submit(MakeRequest(6, 3)).ok());
   const v1::StepPlan plan = scheduler->NextStep(TimePoint());
   auto results = worker.Run(plan).value();

@@ -7,6 +7,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/coordinator/sched/model_worker.h"
 #include "tests/coordinator/sched/test_requests.h"
 
 namespace whalepod {
@@ -16,7 +17,7 @@ using ::testing::HasSubstr;
 
 TEST(Scheduler, OneRequestFromPromptToLastToken) {
   auto scheduler = Make(SmallConfig());
-  ModelWorker worker(WorkerFor(SmallConfig()));
+  ModelWorker worker(ModelWorker::ConfigFor(SmallConfig()));
   const uint64_t id = scheduler->Submit(MakeRequest(6, 3)).value();
 
   v1::StepPlan first = scheduler->NextStep(TimePoint());
@@ -63,7 +64,7 @@ TEST(Scheduler, EndTokenStopsAndOverrunIsIgnored) {
   request.sampling.set_ignore_eos(false);
   config.eos_token_ids = {ModelWorker::TokenAt(request.prompt, 1, 1, 1000)};
   auto scheduler = Make(config);
-  ModelWorker worker(WorkerFor(config));
+  ModelWorker worker(ModelWorker::ConfigFor(config));
   ASSERT_TRUE(scheduler->Submit(request).ok());
   std::deque<v1::StepPlan> queue = {scheduler->NextStep(TimePoint()),
                                     scheduler->NextStep(TimePoint())};
@@ -93,7 +94,7 @@ TEST(Scheduler, EndTokenStopsAndOverrunIsIgnored) {
 
 TEST(Scheduler, FailedTokenEndsItsRequestOnly) {
   auto scheduler = Make(SmallConfig());
-  ModelWorker worker(WorkerFor(SmallConfig()));
+  ModelWorker worker(ModelWorker::ConfigFor(SmallConfig()));
   const uint64_t bad = scheduler->Submit(MakeRequest(2, 4, 1)).value();
   const uint64_t good = scheduler->Submit(MakeRequest(2, 4, 2)).value();
   worker.FailToken(MakeRequest(2, 4, 1).prompt, 1);
@@ -212,7 +213,7 @@ TEST(Scheduler, RequestsSpreadOverDpGroups) {
 
 TEST(Scheduler, ResultsThatDoNotFitAreRefused) {
   auto scheduler = Make(SmallConfig());
-  ModelWorker worker(WorkerFor(SmallConfig()));
+  ModelWorker worker(ModelWorker::ConfigFor(SmallConfig()));
   ASSERT_TRUE(scheduler->Submit(MakeRequest(2, 4)).ok());
   const v1::StepPlan plan = scheduler->NextStep(TimePoint());
   auto sampled = worker.Run(plan).value();

@@ -36,7 +36,7 @@ void ExpectRight(const Simulation::Tracked& tracked, const std::vector<uint32_t>
 }  // namespace
 
 Simulation::Simulation(const SchedulerConfig& config)
-    : config_(config), scheduler_(Make(config)), worker_(WorkerFor(config)) {}
+    : config_(config), scheduler_(Make(config)), worker_(ModelWorker::ConfigFor(config)) {}
 
 uint64_t Simulation::Submit(SchedulerRequest request) {
   request.arrival = now_;

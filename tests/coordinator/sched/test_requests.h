@@ -6,7 +6,6 @@
 
 #include "coordinator/sched/scheduler.h"
 #include "gtest/gtest.h"
-#include "tests/coordinator/sched/model_worker.h"
 
 namespace whalepod {
 
@@ -19,16 +18,6 @@ inline SchedulerConfig SmallConfig() {
   config.max_model_len = 48;
   config.min_chunk = 1;
   return config;
-}
-
-inline ModelWorker::Config WorkerFor(const SchedulerConfig& config) {
-  ModelWorker::Config worker;
-  worker.group_blocks = config.group_blocks;
-  worker.block_tokens = config.block_tokens;
-  worker.max_num_seqs = config.max_num_seqs;
-  worker.max_num_batched_tokens = config.max_num_batched_tokens;
-  worker.first_step = config.first_step;
-  return worker;
 }
 
 inline SchedulerRequest MakeRequest(uint32_t prompt_len, uint32_t max_tokens, uint32_t salt = 1) {
