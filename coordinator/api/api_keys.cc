@@ -1,7 +1,6 @@
 #include "coordinator/api/api_keys.h"
 
 #include <openssl/crypto.h>
-#include <openssl/sha.h>
 
 #include <algorithm>
 #include <utility>
@@ -10,14 +9,9 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "coordinator/api/errors.h"
+#include "proto/plan/hash.h"
 
 namespace whalepod {
-
-ApiKeys::Digest ApiKeys::DigestOf(absl::string_view key) {
-  Digest digest;
-  SHA256(reinterpret_cast<const uint8_t*>(key.data()), key.size(), digest.data());
-  return digest;
-}
 
 absl::StatusOr<ApiKeys> ApiKeys::Parse(const std::vector<std::string>& entries) {
   ApiKeys keys;
@@ -36,9 +30,9 @@ absl::StatusOr<ApiKeys> ApiKeys::Parse(const std::vector<std::string>& entries) 
     }
     for (const Key& other : keys.keys_) {
       if (other.name == name) return wrong(absl::StrCat("has the name of another: ", name));
-      if (other.sha256 == DigestOf(key)) return wrong("is the key of another");
+      if (other.sha256 == Sha256(key)) return wrong("is the key of another");
     }
-    keys.keys_.push_back({name, DigestOf(key)});
+    keys.keys_.push_back({name, Sha256(key)});
   }
   return keys;
 }
@@ -48,8 +42,8 @@ absl::StatusOr<std::string> ApiKeys::NameOf(absl::string_view authorization) con
   constexpr absl::string_view kBearer = "bearer ";
   const Key* found = nullptr;
   if (absl::StartsWithIgnoreCase(authorization, kBearer)) {
-    const Digest digest =
-        DigestOf(absl::StripAsciiWhitespace(authorization.substr(kBearer.size())));
+    const std::string digest =
+        Sha256(std::string(absl::StripAsciiWhitespace(authorization.substr(kBearer.size()))));
     for (const Key& key : keys_) {
       if (CRYPTO_memcmp(key.sha256.data(), digest.data(), digest.size()) == 0) found = &key;
     }

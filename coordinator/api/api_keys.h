@@ -1,8 +1,6 @@
 // Who may ask, and in whose name: the name is what fair shares and usage are counted by.
 #pragma once
 
-#include <array>
-#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -26,13 +24,9 @@ class ApiKeys {
   absl::StatusOr<std::string> NameOf(absl::string_view authorization) const;
 
  private:
-  using Digest = std::array<uint8_t, 32>;
   struct Key {
-    std::string name;
-    Digest sha256;
+    std::string name, sha256;
   };
-
-  static Digest DigestOf(absl::string_view key);
 
   std::vector<Key> keys_;
 };

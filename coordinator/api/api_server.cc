@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/host_port.h"
 #include "base/status.h"
+#include "coordinator/api/caller.h"
 #include "coordinator/api/errors.h"
 #include "coordinator/api/grpc_generate.h"
 #include "coordinator/api/job_service.h"
@@ -29,7 +30,7 @@ class Service final : public v1::InferenceService::CallbackService {
   grpc::ServerWriteReactor<v1::GenerateResponse>* Generate(
       grpc::CallbackServerContext* context, const v1::GenerateRequest* request) override {
     auto* const reactor = new GrpcGenerate(context, frontend_);
-    absl::StatusOr<std::string> caller = CallerOf(*context);
+    absl::StatusOr<std::string> caller = CallerOf(frontend_, *context);
     if (!caller.ok()) {
       reactor->generation()->Refuse(caller.status());
       return reactor;
@@ -63,7 +64,7 @@ class Service final : public v1::InferenceService::CallbackService {
     grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
     const std::shared_ptr<const ServedModel> served = frontend_.model();
     const ServedModel& model = *served;
-    absl::Status status = CallerOf(*context).status();
+    absl::Status status = CallerOf(frontend_, *context).status();
     if (status.ok()) status = CheckModelName(model, request->model());
     if (!status.ok()) {
       reactor->Finish(ToGrpcStatus(status));
@@ -93,17 +94,11 @@ class Service final : public v1::InferenceService::CallbackService {
   }
 
  private:
-  absl::StatusOr<std::string> CallerOf(const grpc::CallbackServerContext& context) const {
-    const auto it = context.client_metadata().find("authorization");
-    if (it == context.client_metadata().end()) return frontend_.CallerOf("");
-    return frontend_.CallerOf({it->second.data(), it->second.size()});
-  }
-
   // Ends a call with what `work` says, which runs on a thread of its own and may outlive this.
   template <typename Work>
   grpc::ServerUnaryReactor* Later(grpc::CallbackServerContext* context, Work work) {
     grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-    absl::Status queued = CallerOf(*context).status();
+    absl::Status queued = CallerOf(frontend_, *context).status();
     if (queued.ok()) {
       queued = frontend_.RunTextWork([reactor, work] { reactor->Finish(ToGrpcStatus(work())); });
     }

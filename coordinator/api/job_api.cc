@@ -1,7 +1,5 @@
 #include "coordinator/api/job_api.h"
 
-#include <openssl/sha.h>
-
 #include <limits>
 #include <utility>
 
@@ -10,8 +8,8 @@
 #include "base/status.h"
 #include "coordinator/api/batch_format.h"
 #include "coordinator/api/errors.h"
-#include "google/protobuf/io/coded_stream.h"
-#include "google/protobuf/io/zero_copy_stream_impl_lite.h"
+#include "coordinator/api/validate.h"
+#include "proto/plan/hash.h"
 
 namespace whalepod {
 namespace {
@@ -19,7 +17,7 @@ namespace {
 constexpr int kThreads = 2;
 constexpr int kMostWaiting = 256;
 constexpr size_t kMostKey = 256;
-constexpr int32_t kDefaultPriority = 100, kFarthestPriority = 1000;
+constexpr int32_t kDefaultPriority = 100;
 constexpr uint32_t kDay = 86400, kLongestLife = 30 * kDay;
 // OpenAI's limits.
 constexpr int kMostMetadata = 16;
@@ -27,18 +25,7 @@ constexpr size_t kMostMetadataKey = 64, kMostMetadataValue = 512;
 
 // Equal for equal messages: maps are in order.
 std::string HashOf(const v1::SubmitJobRequest& request, const BatchOrigin& origin) {
-  std::string bytes;
-  {
-    google::protobuf::io::StringOutputStream stream(&bytes);
-    google::protobuf::io::CodedOutputStream coded(&stream);
-    coded.SetSerializationDeterministic(true);
-    request.SerializeToCodedStream(&coded);
-  }
-  absl::StrAppend(&bytes, origin.endpoint, "\n", origin.input_file_id);
-  std::string hash(SHA256_DIGEST_LENGTH, '\0');
-  SHA256(reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size(),
-         reinterpret_cast<uint8_t*>(hash.data()));
-  return hash;
+  return Sha256(absl::StrCat(Deterministic(request), origin.endpoint, "\n", origin.input_file_id));
 }
 
 absl::Status Check(const v1::SubmitJobRequest& request) {
@@ -46,10 +33,7 @@ absl::Status Check(const v1::SubmitJobRequest& request) {
     return BadField("idempotency_key", "TOO_LONG", request.idempotency_key(),
                     absl::StrCat("at most ", kMostKey, " bytes"));
   }
-  if (request.priority() < -kFarthestPriority || request.priority() > kFarthestPriority) {
-    return BadField("priority", "OUT_OF_RANGE", absl::StrCat(request.priority()),
-                    absl::StrCat("in [-", kFarthestPriority, ", ", kFarthestPriority, "]"));
-  }
+  RETURN_IF_ERROR(CheckPriority(request.priority()));
   if (request.expires_after_seconds() > kLongestLife) {
     return BadField("expires_after_seconds", "OUT_OF_RANGE",
                     absl::StrCat(request.expires_after_seconds()),

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/status.h"
+#include "coordinator/api/caller.h"
 #include "coordinator/api/errors.h"
 
 namespace whalepod {
@@ -121,16 +122,10 @@ class Refused final : public grpc::ServerWriteReactor<v1::WatchJobResponse> {
 
 }  // namespace
 
-absl::StatusOr<std::string> JobService::CallerOf(const grpc::CallbackServerContext& context) const {
-  const auto it = context.client_metadata().find("authorization");
-  if (it == context.client_metadata().end()) return frontend_.CallerOf("");
-  return frontend_.CallerOf({it->second.data(), it->second.size()});
-}
-
 grpc::ServerUnaryReactor* JobService::Later(grpc::CallbackServerContext* context, Work work) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   const absl::Status begun = [&]() -> absl::Status {
-    ASSIGN_OR_RETURN(std::string tenant, CallerOf(*context));
+    ASSIGN_OR_RETURN(std::string tenant, CallerOf(frontend_, *context));
     ASSIGN_OR_RETURN(JobStore* const store, jobs_.store());
     return jobs_.Run([reactor, store, tenant = std::move(tenant), work = std::move(work)] {
       reactor->Finish(ToGrpcStatus(work(*store, tenant)));
@@ -173,7 +168,7 @@ grpc::ServerUnaryReactor* JobService::ListJobs(grpc::CallbackServerContext* cont
 
 grpc::ServerWriteReactor<v1::WatchJobResponse>* JobService::WatchJob(
     grpc::CallbackServerContext* context, const v1::WatchJobRequest* request) {
-  absl::StatusOr<std::string> tenant = CallerOf(*context);
+  absl::StatusOr<std::string> tenant = CallerOf(frontend_, *context);
   if (!tenant.ok()) return new Refused(tenant.status());
   const absl::StatusOr<JobStore*> store = jobs_.store();
   if (!store.ok()) return new Refused(store.status());

@@ -37,7 +37,6 @@ class JobService final : public v1::JobService::CallbackService {
  private:
   using Work = std::function<absl::Status(JobStore& store, const std::string& tenant)>;
 
-  absl::StatusOr<std::string> CallerOf(const grpc::CallbackServerContext& context) const;
   // Ends a call with what `work` says, on a thread that may wait for the disk.
   grpc::ServerUnaryReactor* Later(grpc::CallbackServerContext* context, Work work);
 

@@ -93,6 +93,12 @@ absl::Status CheckModelName(const ServedModel& model, const std::string& name) {
       detail);
 }
 
+absl::Status CheckPriority(int32_t priority) {
+  if (priority >= -kFarthestPriority && priority <= kFarthestPriority) return absl::OkStatus();
+  return BadField("priority", "OUT_OF_RANGE", absl::StrCat(priority),
+                  absl::StrCat("in [-", kFarthestPriority, ", ", kFarthestPriority, "]"));
+}
+
 absl::StatusOr<CheckedGenerate> ValidateGenerate(const ServedModel& model,
                                                  const v1::GenerateRequest& request,
                                                  TimePoint arrival) {
@@ -108,10 +114,7 @@ absl::StatusOr<CheckedGenerate> ValidateGenerate(const ServedModel& model,
   RETURN_IF_ERROR(FillSampling(model, request.options(), prompt.ids.size(), &out.request.sampling));
   ASSIGN_OR_RETURN(out.n, CheckChoices(request.options(), out.request.sampling));
   RETURN_IF_ERROR(FillThinking(model, request.options(), prompt.reasoning, &out.request.sampling));
-  if (request.priority() < -kFarthestPriority || request.priority() > kFarthestPriority) {
-    return BadField("priority", "OUT_OF_RANGE", absl::StrCat(request.priority()),
-                    absl::StrCat("in [-", kFarthestPriority, ", ", kFarthestPriority, "]"));
-  }
+  RETURN_IF_ERROR(CheckPriority(request.priority()));
   out.request.priority = request.priority();
   SetDeadlines(request.timeouts(), arrival, &out.request);
   out.request.prompt = std::move(prompt.ids);

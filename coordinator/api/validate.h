@@ -40,6 +40,9 @@ absl::Status CheckTokenIds(const ServedModel& model, const std::string& field,
 // NOT_FOUND for a name that is neither empty nor the model's.
 absl::Status CheckModelName(const ServedModel& model, const std::string& name);
 
+// INVALID_ARGUMENT for one outside of [-1000, 1000].
+absl::Status CheckPriority(int32_t priority);
+
 struct CheckedGenerate {
   SchedulerRequest request;  // of choice 0; the others differ in `choice` alone
   uint32_t n = 1;            // choices

@@ -39,17 +39,6 @@ class Hasher {
   std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> context_;
 };
 
-std::string Deterministic(const google::protobuf::MessageLite& message) {
-  std::string bytes;
-  {
-    google::protobuf::io::StringOutputStream stream(&bytes);
-    google::protobuf::io::CodedOutputStream coded(&stream);
-    coded.SetSerializationDeterministic(true);
-    CHECK(message.SerializeToCodedStream(&coded));
-  }
-  return bytes;
-}
-
 // Hash of a part whose `hash` is empty.
 std::string HashOfCleared(const v1::RankPart& part) {
   Hasher hasher;
@@ -68,6 +57,17 @@ std::string RootOfCleared(const v1::ShardingPlan& header,
 }
 
 }  // namespace
+
+std::string Deterministic(const google::protobuf::MessageLite& message) {
+  std::string bytes;
+  {
+    google::protobuf::io::StringOutputStream stream(&bytes);
+    google::protobuf::io::CodedOutputStream coded(&stream);
+    coded.SetSerializationDeterministic(true);
+    CHECK(message.SerializeToCodedStream(&coded));
+  }
+  return bytes;
+}
 
 std::string Sha256(const std::string& data) {
   Hasher hasher;

@@ -5,12 +5,15 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "google/protobuf/message_lite.h"
 #include "whalepod/v1/plan.pb.h"
 
 namespace whalepod {
 
 // SHA-256 of `data`, 32 raw bytes.
 std::string Sha256(const std::string& data);
+// A message's bytes, equal for equal messages: maps are in order.
+std::string Deterministic(const google::protobuf::MessageLite& message);
 std::string HexOf(const std::string& bytes);
 
 // Everything of a plan but `ranks`.
