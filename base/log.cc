@@ -6,6 +6,7 @@
 #include <ctime>
 #include <utility>
 
+#include "base/compact_json.h"
 #include "nlohmann/json.hpp"
 #include "spdlog/sinks/stdout_sinks.h"
 
@@ -46,8 +47,7 @@ class JsonFormatter final : public spdlog::formatter {
     if (rank >= 0) line["rank"] = rank.load();
     AddScope(innermost, line);
     line["message"] = std::string(message.payload.data(), message.payload.size());
-    const std::string text =
-        line.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
+    const std::string text = CompactJson(line) + "\n";
     to.append(text.data(), text.data() + text.size());
   }
   std::unique_ptr<spdlog::formatter> clone() const override {

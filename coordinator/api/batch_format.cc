@@ -7,6 +7,7 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "base/compact_json.h"
 #include "base/status.h"
 #include "coordinator/api/errors.h"
 #include "coordinator/api/openai_response.h"
@@ -19,13 +20,7 @@ namespace {
 using Json = nlohmann::json;
 using OrderedJson = nlohmann::ordered_json;
 
-constexpr char kChatUrl[] = "/v1/chat/completions";
-constexpr char kCompletionUrl[] = "/v1/completions";
 constexpr size_t kMostCustomId = 512;
-
-std::string Dump(const OrderedJson& json) {
-  return json.dump(-1, ' ', /*ensure_ascii=*/false, OrderedJson::error_handler_t::replace);
-}
 
 // A line's field that must be a text.
 absl::StatusOr<std::string> Text(const Json& line, const char* key) {
@@ -155,11 +150,12 @@ std::string BatchLine(const v1::Job& job, const v1::JobItem& item) {
     error = {{"code", answer.error_code()}, {"message", answer.error_message()}};
     if (item.line() != 0) error["line"] = item.line();
   }
-  return Dump({{"id", absl::StrCat("batch_req_", job.id(), "-", item.index())},
-               {"custom_id",
-                item.custom_id().empty() ? OrderedJson() : OrderedJson(item.custom_id())},
-               {"response", std::move(response)},
-               {"error", std::move(error)}}) +
+  return CompactJson(
+             OrderedJson{{"id", absl::StrCat("batch_req_", job.id(), "-", item.index())},
+                         {"custom_id",
+                          item.custom_id().empty() ? OrderedJson() : OrderedJson(item.custom_id())},
+                         {"response", std::move(response)},
+                         {"error", std::move(error)}}) +
          "\n";
 }
 

@@ -13,6 +13,9 @@
 namespace whalepod {
 
 constexpr size_t kMostBatchLines = 50'000;
+// What a line, or a whole batch, may ask for.
+constexpr char kChatUrl[] = "/v1/chat/completions";
+constexpr char kCompletionUrl[] = "/v1/completions";
 
 // One item for each line that is not blank; `url`: what all must ask for, empty: either. A line
 // that is no request is an item that has failed, and says why and which line it is.

@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
+#include "base/compact_json.h"
 #include "base/status.h"
 #include "coordinator/api/batch_format.h"
 #include "coordinator/api/errors.h"
@@ -28,9 +29,7 @@ constexpr char kOutput[] = "file-out-", kErrors[] = "file-err-";
 constexpr size_t kMostFilename = 256;
 constexpr uint32_t kBatchPage = 20, kMostBatchPage = 100, kFilePage = 10'000;
 
-BatchReply Reply(const Json& json) {
-  return {.body = json.dump(-1, ' ', false, Json::error_handler_t::replace)};
-}
+BatchReply Reply(const Json& json) { return {.body = CompactJson(json)}; }
 
 // One call, taken apart.
 struct Call {
@@ -283,9 +282,9 @@ absl::StatusOr<BatchReply> CreateBatch(const Call& call) {
   ASSIGN_OR_RETURN(origin.input_file_id, TextField(body, "input_file_id"));
   ASSIGN_OR_RETURN(origin.endpoint, TextField(body, "endpoint"));
   ASSIGN_OR_RETURN(const std::string window, TextField(body, "completion_window"));
-  if (origin.endpoint != "/v1/chat/completions" && origin.endpoint != "/v1/completions") {
+  if (origin.endpoint != kChatUrl && origin.endpoint != kCompletionUrl) {
     return BadField("endpoint", "NOT_SUPPORTED", origin.endpoint,
-                    "/v1/chat/completions or /v1/completions");
+                    absl::StrCat(kChatUrl, " or ", kCompletionUrl));
   }
   v1::SubmitJobRequest request;
   ASSIGN_OR_RETURN(const uint32_t seconds, WindowSeconds(window));

@@ -8,16 +8,13 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "base/compact_json.h"
 #include "coordinator/api/errors.h"
 
 namespace whalepod {
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-std::string Dump(const Json& json) {
-  return json.dump(-1, ' ', /*ensure_ascii=*/false, Json::error_handler_t::replace);
-}
 
 // JSON has no infinity.
 Json Logprob(float logprob) { return std::isfinite(logprob) ? Json(logprob) : Json(-9999.0); }
@@ -72,12 +69,12 @@ HttpError ToHttpError(const absl::Status& status) {
   HttpError error;
   error.status = code.status;
   if (detail) error.retry_after_ms = detail->retry_delay_ms();
-  error.body =
-      Dump({{"error",
-             {{"message", std::string(status.message())},
-              {"type", code.type},
-              {"param", param},
-              {"code", detail ? Json(absl::AsciiStrToLower(detail->reason())) : Json()}}}});
+  error.body = CompactJson(
+      Json{{"error",
+            {{"message", std::string(status.message())},
+             {"type", code.type},
+             {"param", param},
+             {"code", detail ? Json(absl::AsciiStrToLower(detail->reason())) : Json()}}}});
   return error;
 }
 
@@ -108,7 +105,7 @@ Json OpenAiResponse::Head(const char* object) const {
 }
 
 std::string OpenAiResponse::Event(const Json& json) const {
-  return absl::StrCat("data: ", Dump(json), "\n\n");
+  return absl::StrCat("data: ", CompactJson(json), "\n\n");
 }
 
 Json OpenAiResponse::Chunk(uint32_t choice, Json delta, Json logprobs, Json finish) const {
@@ -256,15 +253,19 @@ std::string OpenAiResponse::PromptEvents(const v1::GenerateResponse::Prompt& pro
   return events;
 }
 
+void OpenAiResponse::NoteFinished(const v1::GenerateResponse::Finished& finished) {
+  choices_[finished.choice()].finished = finished;
+  prompt_tokens_ = finished.usage().prompt_tokens();
+  cached_tokens_ = finished.usage().cached_tokens();
+}
+
 std::string OpenAiResponse::Events(const v1::GenerateResponse& message) {
   if (message.has_started()) Start(message.started());
   if (message.has_prompt()) return PromptEvents(message.prompt());
   if (message.has_tokens()) return TokenEvents(message.tokens());
   if (!message.has_finished()) return "";
   const v1::GenerateResponse::Finished& finished = message.finished();
-  choices_[finished.choice()].finished = finished;
-  prompt_tokens_ = finished.usage().prompt_tokens();
-  cached_tokens_ = finished.usage().cached_tokens();
+  NoteFinished(finished);
   Json chunk =
       Chunk(finished.choice(), chat_ ? Json::object() : Json(""), {}, FinishOf(finished.reason()));
   if (!finished.stop().empty()) chunk["choices"][0]["stop_reason"] = finished.stop();
@@ -303,11 +304,7 @@ void OpenAiResponse::Gather(const v1::GenerateResponse& message) {
       message.has_finished() ? message.finished().choice() : message.tokens().choice();
   if (index >= choices_.size()) return;
   Choice& choice = choices_[index];
-  if (message.has_finished()) {
-    choice.finished = message.finished();
-    prompt_tokens_ = choice.finished.usage().prompt_tokens();
-    cached_tokens_ = choice.finished.usage().cached_tokens();
-  }
+  if (message.has_finished()) NoteFinished(message.finished());
   if (!message.has_tokens()) return;
   choice.generated += static_cast<uint32_t>(message.tokens().tokens_size());
   if (with_logprobs_) GatherLogprobs(message.tokens().tokens(), choice);
@@ -344,7 +341,7 @@ std::string OpenAiResponse::Whole() const {
   }
   json["choices"] = std::move(choices);
   json["usage"] = Usage();
-  return Dump(json);
+  return CompactJson(json);
 }
 
 }  // namespace whalepod

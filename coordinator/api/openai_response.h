@@ -58,6 +58,7 @@ class OpenAiResponse {
   };
 
   void Start(const v1::GenerateResponse::Started& started);
+  void NoteFinished(const v1::GenerateResponse::Finished& finished);
   Json Head(const char* object) const;
   Json Chunk(uint32_t choice, Json delta, Json logprobs, Json finish) const;
   std::string Event(const Json& json) const;

@@ -5,6 +5,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "base/compact_json.h"
 
 namespace whalepod {
 namespace {
@@ -110,8 +111,6 @@ std::string Quoted(absl::string_view text) {
   return absl::StrCat("\"", Cut(absl::Utf8SafeCEscape(text)), "\"");
 }
 
-std::string Shown(const nlohmann::json& value) {
-  return Cut(value.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
-}
+std::string Shown(const nlohmann::json& value) { return Cut(CompactJson(value)); }
 
 }  // namespace whalepod

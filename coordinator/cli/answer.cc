@@ -8,6 +8,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "base/compact_json.h"
 #include "nlohmann/json.hpp"
 
 namespace whalepod {
@@ -65,7 +66,7 @@ std::string AnswerJson(const Client::Answer& answer, size_t index, JsonOptions o
   if (answer.choices.size() > 1) json["choice"] = index;
   if (options.logprobs) json["logprobs"] = LogprobsOf(choice.tokens);
   if (options.prompt_logprobs) json["prompt_logprobs"] = LogprobsOf(answer.prompt);
-  return json.dump(-1, ' ', /*ensure_ascii=*/false, Json::error_handler_t::replace);
+  return CompactJson(json);
 }
 
 void AnswerPrinter::Switch(v1::SpanKind kind) {

@@ -2,8 +2,6 @@
 #include <grpcpp/grpcpp.h>
 
 #include <cstdio>
-#include <fstream>
-#include <iterator>
 #include <memory>
 #include <optional>
 #include <string>
@@ -13,7 +11,9 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "base/compact_json.h"
 #include "base/status.h"
+#include "coordinator/checkpoint/file_io.h"
 #include "coordinator/checkpoint/json.h"
 #include "coordinator/cli/client.h"
 #include "coordinator/cli/client_flags.h"
@@ -28,6 +28,9 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
+// Of a file of questions.
+constexpr int64_t kMostBytes = 256 << 20;
+
 struct Flags : ClientFlags {
   std::string file, price_file;
   uint32_t samples = 1;
@@ -38,12 +41,6 @@ struct Question {
   Json messages;
   std::string answer;
 };
-
-absl::StatusOr<std::string> ReadFile(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) return absl::NotFoundError(path + " can't be opened");
-  return std::string(std::istreambuf_iterator<char>(file), {});
-}
 
 absl::StatusOr<Question> ReadQuestion(absl::string_view line, const std::string& where) {
   ASSIGN_OR_RETURN(const nlohmann::json object, ParseJson(line, where));
@@ -69,7 +66,7 @@ absl::StatusOr<Question> ReadQuestion(absl::string_view line, const std::string&
 }
 
 absl::StatusOr<std::vector<Question>> ReadQuestions(const std::string& path) {
-  ASSIGN_OR_RETURN(const std::string text, ReadFile(path));
+  ASSIGN_OR_RETURN(const std::string text, ReadWholeFile(path, kMostBytes));
   std::vector<Question> questions;
   size_t number = 0;
   for (absl::string_view line : absl::StrSplit(text, '\n')) {
@@ -103,7 +100,7 @@ std::string LineOf(const Flags& flags, const Question& question, size_t index) {
                      {"method", "POST"},
                      {"url", "/v1/chat/completions"},
                      {"body", std::move(body)}};
-  return line.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
+  return CompactJson(line) + "\n";
 }
 
 void Print(const Flags& flags, const std::string& job, const Grades& grades) {
@@ -139,7 +136,7 @@ void Print(const Flags& flags, const std::string& job, const Grades& grades) {
 absl::Status Run(const Flags& flags) {
   Prices prices;
   if (!flags.price_file.empty()) {
-    ASSIGN_OR_RETURN(const std::string text, ReadFile(flags.price_file));
+    ASSIGN_OR_RETURN(const std::string text, ReadWholeFile(flags.price_file, kMostBytes));
     ASSIGN_OR_RETURN(prices, Prices::Parse(text, flags.price_file));
   }
   ASSIGN_OR_RETURN(const std::vector<Question> questions, ReadQuestions(flags.file));

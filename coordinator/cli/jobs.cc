@@ -22,8 +22,8 @@
 #include "coordinator/cli/client_flags.h"
 #include "coordinator/cli/commands.h"
 #include "coordinator/cli/job_watch.h"
+#include "coordinator/cli/message_json.h"
 #include "coordinator/cli/prompts.h"
-#include "google/protobuf/util/json_util.h"
 #include "whalepod/v1/jobs.grpc.pb.h"
 
 namespace whalepod {
@@ -48,13 +48,8 @@ std::unique_ptr<v1::JobService::Stub> StubOf(const EndpointFlag& flags) {
 }
 
 void PrintJson(const google::protobuf::Message& message) {
-  google::protobuf::util::JsonPrintOptions options;
-  options.preserve_proto_field_names = true;
-  options.always_print_primitive_fields = true;
-  std::string json;
-  // Fails for messages with an Any alone.
-  (void)google::protobuf::util::MessageToJsonString(message, &json, options);
-  std::printf("%s\n", json.c_str());
+  // None of ours has an Any, which alone could fail.
+  std::printf("%s\n", MessageJson(message).value_or("").c_str());
   std::fflush(stdout);
 }
 

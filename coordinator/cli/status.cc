@@ -13,8 +13,8 @@
 #include "coordinator/cli/client.h"
 #include "coordinator/cli/client_flags.h"
 #include "coordinator/cli/commands.h"
+#include "coordinator/cli/message_json.h"
 #include "coordinator/cli/status_text.h"
-#include "google/protobuf/util/json_util.h"
 
 namespace whalepod {
 namespace {
@@ -27,21 +27,13 @@ struct Flags : EndpointFlag {
   double seconds = kWatchSeconds;
 };
 
-absl::StatusOr<std::string> Json(const v1::GetStatusResponse& status) {
-  google::protobuf::util::JsonPrintOptions options;
-  options.preserve_proto_field_names = true;
-  options.always_print_primitive_fields = true;
-  std::string json;
-  if (!google::protobuf::util::MessageToJsonString(status, &json, options).ok()) {
-    return absl::InternalError("the status can't be written as JSON");
-  }
-  return json + "\n";
-}
-
 absl::StatusOr<std::string> Describe(Client& client, const Flags& flags) {
   absl::StatusOr<v1::GetStatusResponse> status = client.GetStatus();
   if (!status.ok()) return Annotate(status.status(), flags.endpoint);
-  if (flags.json) return Json(*status);
+  if (flags.json) {
+    ASSIGN_OR_RETURN(const std::string json, MessageJson(*status));
+    return json + "\n";
+  }
   ASSIGN_OR_RETURN(const v1::GetModelResponse model, client.GetModel());
   return StatusText(*status, model);
 }

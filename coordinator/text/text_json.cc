@@ -9,6 +9,7 @@
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "base/compact_json.h"
 
 namespace whalepod {
 namespace {
@@ -102,8 +103,6 @@ std::string QuotedText(absl::string_view text) {
   return absl::StrCat("\"", Cut(absl::Utf8SafeCEscape(text)), "\"");
 }
 
-std::string JsonText(const Json& value) {
-  return Cut(value.dump(-1, ' ', false, Json::error_handler_t::replace));
-}
+std::string JsonText(const Json& value) { return Cut(CompactJson(value)); }
 
 }  // namespace whalepod

@@ -2,6 +2,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/strip.h"
+#include "base/compact_json.h"
 #include "coordinator/text/text_json.h"
 #include "nlohmann/json.hpp"
 
@@ -51,7 +52,7 @@ StreamedCall MakeStreamedCall(const v1::GenerateRequest& request, const std::str
   if (options.has_seed()) body["seed"] = options.seed();
   if (options.has_ignore_eos()) body["ignore_eos"] = options.ignore_eos();
   // The model's name may be anything.
-  made.body = body.dump(-1, ' ', false, Json::error_handler_t::replace);
+  made.body = CompactJson(body);
   return made;
 }
 
