@@ -393,11 +393,9 @@ void CoordinatorServer::FillStatus(v1::GetStatusResponse* status) const {
   fleet_->FillStatus(status);
   std::lock_guard lock(mu_);
   if (status->state() == "ready" && stops_ > 0) status->set_state("stopping");
-  if (engine_ == nullptr) {
-    // All ranks are ready a moment before the engine is.
-    if (status->state() == "ready") status->set_state("starting");
-    return;
-  }
+  // All ranks are ready a moment before requests are taken.
+  if (status->state() == "ready" && !frontend_->ready()) status->set_state("starting");
+  if (engine_ == nullptr) return;
   const SchedulerStats stats = engine_->Stats();
   status->set_running(stats.running);
   status->set_waiting(stats.waiting);
