@@ -1,15 +1,12 @@
-// Opens a job store: makes its tables, or checks those that are there.
+// The job store's file.
 #include <utility>
 
-#include "absl/strings/str_cat.h"
 #include "base/status.h"
 #include "coordinator/jobs/job_store.h"
+#include "coordinator/storage/store_file.h"
 
 namespace whalepod {
 namespace {
-
-constexpr int64_t kApplication = 0x5750'4a42;  // "WPJB"
-constexpr int64_t kVersion = 1;
 
 // States are those of jobs.proto. `ended`: an item's place in the order in which they ended.
 constexpr char kSchema[] = R"(
@@ -35,78 +32,19 @@ CREATE TABLE files(
 CREATE INDEX files_tenant ON files(tenant, seq);
 )";
 
-absl::StatusOr<int64_t> ReadInt(Database& database, const char* sql) {
-  Database::Query query = database.Prepare(sql);
-  ASSIGN_OR_RETURN(const bool found, query.Next());
-  return found ? query.Int(0) : 0;
-}
+constexpr StoreFormat kFormat = {
+    .name = "job store",
+    .application = 0x5750'4a42,  // "WPJB"
+    .version = 1,
+    .schema = kSchema,
+};
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<JobStore>> JobStore::Open(const Options& options) {
   std::unique_ptr<JobStore> store(new JobStore(options));
-  ASSIGN_OR_RETURN(store->database_, Database::Open(options.path));
-  RETURN_IF_ERROR(store->Prepare());
+  ASSIGN_OR_RETURN(store->database_, OpenStore(options.path, kFormat, options.most_pages));
   return store;
-}
-
-absl::Status JobStore::Prepare() {
-  // One process at a time: two runners would answer each item twice. Held until the process ends.
-  RETURN_IF_ERROR(database_->Execute("PRAGMA locking_mode=EXCLUSIVE"));
-  RETURN_IF_ERROR(CheckSchema());
-  {
-    Database::Query query = database_->Prepare("PRAGMA journal_mode=WAL");
-    RETURN_IF_ERROR(query.Next().status());
-    if (query.Bytes(0) != "wal") {
-      return absl::FailedPreconditionError(absl::StrCat(
-          "job store ", options_.path, ": expected a file system that can keep a WAL, ",
-          "SQLite found journal mode ", query.Bytes(0)));
-    }
-  }
-  RETURN_IF_ERROR(database_->Execute("PRAGMA synchronous=FULL"));
-  RETURN_IF_ERROR(database_->Execute("PRAGMA journal_size_limit=67108864"));
-  if (options_.most_pages > 0) {
-    RETURN_IF_ERROR(
-        database_->Execute(absl::StrCat("PRAGMA max_page_count=", options_.most_pages).c_str()));
-  }
-  ASSIGN_OR_RETURN(const int64_t version, ReadInt(*database_, "PRAGMA user_version"));
-  if (version == 0) return MakeSchema();
-  return CheckContent();
-}
-
-absl::Status JobStore::MakeSchema() {
-  return database_->Transaction([this]() -> absl::Status {
-    RETURN_IF_ERROR(database_->Execute(kSchema));
-    RETURN_IF_ERROR(
-        database_->Execute(absl::StrCat("PRAGMA application_id=", kApplication).c_str()));
-    return database_->Execute(absl::StrCat("PRAGMA user_version=", kVersion).c_str());
-  });
-}
-
-absl::Status JobStore::CheckSchema() {
-  ASSIGN_OR_RETURN(const int64_t version, ReadInt(*database_, "PRAGMA user_version"));
-  ASSIGN_OR_RETURN(const int64_t application, ReadInt(*database_, "PRAGMA application_id"));
-  ASSIGN_OR_RETURN(const int64_t tables, ReadInt(*database_, "SELECT count(*) FROM sqlite_schema"));
-  if (tables == 0 && version == 0 && application == 0) return absl::OkStatus();
-  if (application != kApplication) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("job store ", options_.path, ": this is a database of another program"));
-  }
-  if (version != kVersion) {
-    return absl::FailedPreconditionError(absl::StrCat("job store ", options_.path,
-                                                      ": expected version ", kVersion,
-                                                      " of the schema, found ", version));
-  }
-  return absl::OkStatus();
-}
-
-absl::Status JobStore::CheckContent() {
-  Database::Query query = database_->Prepare("PRAGMA quick_check(1)");
-  ASSIGN_OR_RETURN(const bool found, query.Next());
-  const std::string said = found ? query.Bytes(0) : "nothing";
-  if (said == "ok") return absl::OkStatus();
-  return absl::DataLossError(
-      absl::StrCat("job store ", options_.path, ": the file is corrupt: ", said));
 }
 
 }  // namespace whalepod

@@ -13,7 +13,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "coordinator/jobs/sqlite.h"
+#include "coordinator/storage/database.h"
 #include "whalepod/v1/jobs.pb.h"
 
 namespace whalepod {
@@ -130,11 +130,6 @@ class JobStore {
   };
 
   explicit JobStore(const Options& options) : options_(options) {}
-  absl::Status Prepare();
-  absl::Status MakeSchema();
-  absl::Status CheckSchema();
-  absl::Status CheckContent();
-
   // All below: with mu_ held.
   static Row ReadRow(const Database::Query& query);
   static v1::JobItem ReadItem(const Database::Query& query);

@@ -344,7 +344,7 @@ TEST_F(JobStoreTest, ACorruptFileIsRefused) {
 TEST_F(JobStoreTest, OtherVersionsAndOtherProgramsAreRefused) {
   test_.store.reset();
   const auto run = [this](const char* sql) {
-    auto database = Database::Open(test_.path());
+    auto database = Database::Open("test", test_.path());
     ASSERT_TRUE(database.ok());
     ASSERT_TRUE((*database)->Execute(sql).ok());
   };

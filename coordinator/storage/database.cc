@@ -1,4 +1,4 @@
-#include "coordinator/jobs/sqlite.h"
+#include "coordinator/storage/database.h"
 
 #include <utility>
 
@@ -59,13 +59,13 @@ const char* Explain(int error) {
 
 absl::Status Database::ToStatus(int error) const {
   if (error == SQLITE_OK || error == SQLITE_ROW || error == SQLITE_DONE) return absl::OkStatus();
-  return absl::Status(CodeOf(error),
-                      absl::StrCat("job store ", path_, ": ", Explain(error), " (SQLite error ",
-                                   error, ": ", sqlite3_errmsg(handle_), ")"));
+  return absl::Status(CodeOf(error), absl::StrCat(where_, ": ", Explain(error), " (SQLite error ",
+                                                  error, ": ", sqlite3_errmsg(handle_), ")"));
 }
 
-absl::StatusOr<std::unique_ptr<Database>> Database::Open(const std::string& path) {
-  std::unique_ptr<Database> database(new Database(path));
+absl::StatusOr<std::unique_ptr<Database>> Database::Open(const std::string& name,
+                                                         const std::string& path) {
+  std::unique_ptr<Database> database(new Database(absl::StrCat(name, " ", path)));
   const int flags =
       SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE;
   const int error = sqlite3_open_v2(path.c_str(), &database->handle_, flags, nullptr);

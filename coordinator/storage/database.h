@@ -17,11 +17,12 @@ namespace whalepod {
 // One connection, for one thread at a time.
 class Database {
  public:
-  // Opens or makes the file. Errors of this and of all statements name the file: DATA_LOSS: it is
-  // corrupt, or no SQLite database; RESOURCE_EXHAUSTED: the disk is full; FAILED_PRECONDITION: it
-  // can only be read, or another process holds it; NOT_FOUND: it can be neither opened nor made;
-  // UNAVAILABLE: the disk fails.
-  static absl::StatusOr<std::unique_ptr<Database>> Open(const std::string& path);
+  // Opens or makes the file; `name` says what it is. Errors of this and of all statements give both.
+  // DATA_LOSS: it is corrupt, or no SQLite database; RESOURCE_EXHAUSTED: the disk is full;
+  // FAILED_PRECONDITION: it can only be read, or another process holds it; NOT_FOUND: it can be
+  // neither opened nor made; UNAVAILABLE: the disk fails.
+  static absl::StatusOr<std::unique_ptr<Database>> Open(const std::string& name,
+                                                        const std::string& path);
   ~Database();
 
   // A statement that is being run. Parameters are numbered from 1, columns from 0.
@@ -65,10 +66,10 @@ class Database {
   int64_t last_row() const { return sqlite3_last_insert_rowid(handle_); }
 
  private:
-  explicit Database(std::string path) : path_(std::move(path)) {}
+  explicit Database(std::string where) : where_(std::move(where)) {}
   absl::Status ToStatus(int error) const;
 
-  const std::string path_;
+  const std::string where_;
   sqlite3* handle_ = nullptr;
   std::map<const char*, sqlite3_stmt*> statements_;
 };
