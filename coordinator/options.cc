@@ -89,9 +89,13 @@ void AddPlaces(CLI::App& app, ServeOptions& o) {
       ->delimiter(',')
       ->expected(1)
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
-  Add(app, "--state-dir", o.state_dir, "folder that keeps epoch number and jobs over restarts");
+  Add(app, "--state-dir", o.state_dir,
+      "folder that keeps epoch number, jobs and resumable requests over restarts");
   Add(app, "--jobs-db", o.jobs_db,
       "file that keeps jobs; empty: jobs.db in --state-dir, without which jobs are refused");
+  Add(app, "--resume-window", o.resume_window,
+      "seconds that a resumable request is kept, or goes on, while nobody reads it")
+      ->check(CLI::Range(0.001, 1e9));
   Add(app, "--jobs-in-flight", o.jobs_in_flight, "items of jobs that the engine has at once")
       ->check(CLI::Range(1, 1 << 16));
   const auto seconds = CLI::Range(0.001, 1e6);

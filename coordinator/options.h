@@ -56,6 +56,7 @@ struct ServeOptions {
   double heartbeat_timeout = 1.5;
   double step_stall = 5;
   double drain_timeout = 30;
+  double resume_window = 600;
 
   int ranks() const { return tensor_parallel_size * data_parallel_size; }
 };

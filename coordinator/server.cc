@@ -42,6 +42,18 @@ std::string NameOf(const ServeOptions& options) {
   return (error ? path : real).filename().string();
 }
 
+// What a request's tokens depend on besides itself: shapes and precision. Of the weights only their
+// sizes: to read them all takes as long as loading.
+std::string IdentityOf(const v1::ShardingPlan& plan) {
+  v1::ShardingPlan what;
+  *what.mutable_model() = plan.model();
+  what.mutable_runtime()->set_compute_dtype(plan.runtime().compute_dtype());
+  what.mutable_runtime()->set_activation_quant(plan.runtime().activation_quant());
+  what.set_total_parameters(plan.total_parameters());
+  what.set_total_bytes(plan.total_bytes());
+  return Sha256(Deterministic(what));
+}
+
 // Ranks in order, one host entry for each run of ranks on one host.
 std::vector<v1::Host> HostsOf(const std::vector<v1::Hello>& hellos) {
   std::vector<v1::Host> hosts;
@@ -215,8 +227,9 @@ absl::Status CoordinatorServer::Listen() {
       DescribeModel(), [this](v1::GetStatusResponse* status) { FillStatus(status); }, &metrics_,
       std::move(keys));
   RETURN_IF_ERROR(OpenJobs());
+  RETURN_IF_ERROR(OpenStreams());
   ASSIGN_OR_RETURN(api_, ApiServer::Start({.host = options_.host, .port = options_.grpc_port},
-                                          frontend_.get(), job_api_.get()));
+                                          frontend_.get(), job_api_.get(), streams_.get()));
   ASSIGN_OR_RETURN(http_, HttpServer::Start({.host = options_.host, .port = options_.port},
                                             frontend_.get(), job_api_.get()));
   ASSIGN_OR_RETURN(control_,
@@ -242,6 +255,18 @@ absl::Status CoordinatorServer::OpenJobs() {
   return absl::OkStatus();
 }
 
+absl::Status CoordinatorServer::OpenStreams() {
+  if (!options_.state_dir.empty()) {
+    ASSIGN_OR_RETURN(stream_store_, StreamStore::Open({.path = options_.state_dir + "/streams.db",
+                                                       .now_ms = WallMs}));
+  }
+  ResumableStreams::Options options;
+  options.window = Seconds(options_.resume_window);
+  options.now_ms = WallMs;
+  streams_ = std::make_unique<ResumableStreams>(frontend_.get(), stream_store_.get(), options);
+  return absl::OkStatus();
+}
+
 ServedModel CoordinatorServer::DescribeModel() const {
   ServedModel model;
   model.name = NameOf(options_);
@@ -256,6 +281,7 @@ ServedModel CoordinatorServer::DescribeModel() const {
   model.text = text_;
   model.plan_hash = plan_.hash();
   model.layout = LayoutName(plan_.layout());
+  model.identity = IdentityOf(plan_);
   if (engine_ != nullptr) model.kv_tokens = engine_->MaxSequenceTokens();
   return model;
 }

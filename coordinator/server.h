@@ -15,6 +15,7 @@
 #include "coordinator/api/http_server.h"
 #include "coordinator/api/job_api.h"
 #include "coordinator/api/job_backend.h"
+#include "coordinator/api/resumable_streams.h"
 #include "coordinator/checkpoint/checkpoint.h"
 #include "coordinator/fleet/control_server.h"
 #include "coordinator/fleet/epoch_store.h"
@@ -24,6 +25,7 @@
 #include "coordinator/metrics/serving_metrics.h"
 #include "coordinator/options.h"
 #include "coordinator/sched/engine.h"
+#include "coordinator/streams/stream_store.h"
 #include "coordinator/text/model_text.h"
 #include "whalepod/v1/plan.pb.h"
 
@@ -62,6 +64,7 @@ class CoordinatorServer {
 
   void LoadText();
   absl::Status OpenJobs();
+  absl::Status OpenStreams();
   absl::Status Listen();
   absl::Status MakePlanFor(const std::vector<v1::Hello>& hellos);
   absl::Status BringUp();
@@ -93,6 +96,8 @@ class CoordinatorServer {
   std::unique_ptr<JobApi> job_api_;
   std::unique_ptr<JobBackend> job_backend_;
   std::unique_ptr<JobRunner> job_runner_;
+  std::unique_ptr<StreamStore> stream_store_;  // null: none are kept
+  std::unique_ptr<ResumableStreams> streams_;
   std::unique_ptr<ApiServer> api_;
   std::unique_ptr<HttpServer> http_;
 };

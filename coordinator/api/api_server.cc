@@ -13,6 +13,7 @@
 #include "coordinator/api/caller.h"
 #include "coordinator/api/errors.h"
 #include "coordinator/api/grpc_generate.h"
+#include "coordinator/api/grpc_resume.h"
 #include "coordinator/api/job_service.h"
 #include "whalepod/v1/inference.grpc.pb.h"
 
@@ -25,10 +26,17 @@ constexpr int kMostMessage = 4 << 20;
 
 class Service final : public v1::InferenceService::CallbackService {
  public:
-  explicit Service(Frontend* frontend) : frontend_(*frontend) {}
+  Service(Frontend* frontend, ResumableStreams* streams)
+      : frontend_(*frontend), streams_(streams) {}
 
   grpc::ServerWriteReactor<v1::GenerateResponse>* Generate(
       grpc::CallbackServerContext* context, const v1::GenerateRequest* request) override {
+    if (request->resumable()) {
+      return ReadStream(context, /*from_token=*/0,
+                        [this, request = *request](const std::string& caller) {
+                          return streams_->Begin(request, caller);
+                        });
+    }
     auto* const reactor = new GrpcGenerate(context, frontend_);
     absl::StatusOr<std::string> caller = CallerOf(frontend_, *context);
     if (!caller.ok()) {
@@ -40,6 +48,25 @@ class Service final : public v1::InferenceService::CallbackService {
                        std::shared_ptr<const v1::GenerateRequest>(std::shared_ptr<void>(), request),
                        *std::move(caller));
     return reactor;
+  }
+
+  grpc::ServerWriteReactor<v1::GenerateResponse>* ResumeGenerate(
+      grpc::CallbackServerContext* context, const v1::ResumeGenerateRequest* request) override {
+    return ReadStream(context, request->from_token(),
+                      [this, id = request->request_id()](const std::string& caller) {
+                        return streams_->Resume(id, caller);
+                      });
+  }
+
+  grpc::ServerUnaryReactor* CancelGenerate(grpc::CallbackServerContext* context,
+                                           const v1::CancelGenerateRequest* request,
+                                           v1::CancelGenerateResponse*) override {
+    const absl::StatusOr<std::string> caller = CallerOf(frontend_, *context);
+    return Later(context, [this, caller, request]() -> absl::Status {
+      RETURN_IF_ERROR(caller.status());
+      if (streams_ == nullptr) return NoStreams();
+      return streams_->Cancel(request->request_id(), *caller);
+    });
   }
 
   grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* context,
@@ -106,13 +133,36 @@ class Service final : public v1::InferenceService::CallbackService {
     return reactor;
   }
 
+  static absl::Status NoStreams() {
+    return absl::UnimplementedError("this deployment has no resumable requests");
+  }
+
+  // Reads the stream that `find` gives on a thread for text.
+  template <typename Find>
+  grpc::ServerWriteReactor<v1::GenerateResponse>* ReadStream(grpc::CallbackServerContext* context,
+                                                             uint32_t from_token, Find find) {
+    const std::shared_ptr<GrpcResume> call = GrpcResume::Make();
+    absl::StatusOr<std::string> caller = CallerOf(frontend_, *context);
+    absl::Status queued = caller.ok() && streams_ == nullptr ? NoStreams() : caller.status();
+    if (queued.ok()) {
+      queued = frontend_.RunTextWork([call, from_token, find, caller = *std::move(caller)] {
+        absl::StatusOr<std::shared_ptr<ResumableStream>> stream = find(caller);
+        if (!stream.ok()) return call->Refuse(stream.status());
+        call->Begin(*std::move(stream), from_token);
+      });
+    }
+    if (!queued.ok()) call->Refuse(queued);
+    return call.get();
+  }
+
   Frontend& frontend_;
+  ResumableStreams* const streams_;  // null: none
 };
 
 class GrpcApiServer final : public ApiServer {
  public:
-  GrpcApiServer(const Options& options, Frontend* frontend, JobApi* jobs)
-      : host_(options.host), asked_port_(options.port), service_(frontend) {
+  GrpcApiServer(const Options& options, Frontend* frontend, JobApi* jobs, ResumableStreams* streams)
+      : host_(options.host), asked_port_(options.port), service_(frontend, streams) {
     if (jobs != nullptr) jobs_.emplace(frontend, jobs);
   }
   ~GrpcApiServer() override { Shutdown(std::chrono::milliseconds(0)); }
@@ -172,8 +222,9 @@ class GrpcApiServer final : public ApiServer {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<ApiServer>> ApiServer::Start(const Options& options,
-                                                            Frontend* frontend, JobApi* jobs) {
-  auto server = std::make_unique<GrpcApiServer>(options, frontend, jobs);
+                                                            Frontend* frontend, JobApi* jobs,
+                                                            ResumableStreams* streams) {
+  auto server = std::make_unique<GrpcApiServer>(options, frontend, jobs, streams);
   if (absl::Status status = server->Listen(); !status.ok()) return status;
   return server;
 }

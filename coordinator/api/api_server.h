@@ -8,6 +8,7 @@
 #include "absl/status/statusor.h"
 #include "coordinator/api/frontend.h"
 #include "coordinator/api/job_api.h"
+#include "coordinator/api/resumable_streams.h"
 
 namespace whalepod {
 
@@ -18,11 +19,13 @@ class ApiServer {
     int port = 0;  // 0: any free one
   };
 
-  // Listens; health says NOT_SERVING until SetServing. `frontend` and `jobs` outlive the server;
-  // without `jobs` there is no JobService. UNAVAILABLE if the port is in use.
+  // Listens; health says NOT_SERVING until SetServing. `frontend`, `jobs` and `streams` outlive the
+  // server; without `jobs` there is no JobService, without `streams` nothing is resumable.
+  // UNAVAILABLE if the port is in use.
   static absl::StatusOr<std::unique_ptr<ApiServer>> Start(const Options& options,
                                                           Frontend* frontend,
-                                                          JobApi* jobs = nullptr);
+                                                          JobApi* jobs = nullptr,
+                                                          ResumableStreams* streams = nullptr);
   // Ends all calls at once.
   virtual ~ApiServer() = default;
 

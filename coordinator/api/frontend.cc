@@ -94,17 +94,25 @@ void Frontend::Generate(std::shared_ptr<Generation> generation,
 
 void Frontend::Begin(Generation* generation, const v1::GenerateRequest& request,
                      const std::string& caller, TimePoint arrival) {
-  const Serving serving = Now();
-  // What is wrong with the request itself can be told only once the limits are known.
-  if (!serving.not_ready.ok()) return generation->Refuse(NotReady(serving.not_ready));
-  absl::StatusOr<CheckedGenerate> checked = ValidateGenerate(*serving.model, request, arrival);
-  if (!checked.ok()) return generation->Refuse(checked.status());
-  checked->request.tenant = caller;
+  absl::StatusOr<Admitted> admitted = Admit(request, caller, arrival);
+  if (!admitted.ok()) return generation->Refuse(admitted.status());
   std::string id = request.request_id();
   if (id.empty()) {
     id = absl::StrCat("gen-", absl::Hex(id_prefix_, absl::kZeroPad8), "-", ++next_id_);
   }
-  generation->Begin(serving.engine, *std::move(checked), std::move(id), *serving.model);
+  generation->Begin(admitted->engine, std::move(admitted->checked), std::move(id),
+                    *admitted->model);
+}
+
+absl::StatusOr<Frontend::Admitted> Frontend::Admit(const v1::GenerateRequest& request,
+                                                   const std::string& caller,
+                                                   TimePoint arrival) const {
+  const Serving serving = Now();
+  // What is wrong with the request itself can be told only once the limits are known.
+  if (!serving.not_ready.ok()) return NotReady(serving.not_ready);
+  ASSIGN_OR_RETURN(CheckedGenerate checked, ValidateGenerate(*serving.model, request, arrival));
+  checked.request.tenant = caller;
+  return Admitted{serving.engine, serving.model, std::move(checked)};
 }
 
 absl::Status Frontend::Tokenize(const v1::TokenizeRequest& request,

@@ -59,6 +59,16 @@ class Frontend {
   void Generate(std::shared_ptr<Generation> generation,
                 std::shared_ptr<const v1::GenerateRequest> request, std::string caller);
 
+  // A request that can be given to the engine.
+  struct Admitted {
+    Engine* engine = nullptr;
+    std::shared_ptr<const ServedModel> model;
+    CheckedGenerate checked;
+  };
+  // What Generate checks, for requests that arrived at `arrival`; takes as long as encoding does.
+  absl::StatusOr<Admitted> Admit(const v1::GenerateRequest& request, const std::string& caller,
+                                 TimePoint arrival) const;
+
   // Errors as the answer to a client.
   absl::Status Tokenize(const v1::TokenizeRequest& request, v1::TokenizeResponse* response) const;
   absl::Status Detokenize(const v1::DetokenizeRequest& request,

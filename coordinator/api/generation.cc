@@ -19,7 +19,7 @@ absl::Status Cancelled() { return absl::CancelledError("cancelled, or past its d
 template <typename From>
 void FillLogprobs(const From& from, v1::GeneratedToken* to) {
   to->set_logprob(from.logprob());
-  for (const v1::TopLogprob& top : from.top()) {
+  for (const auto& top : from.top()) {
     v1::TokenLogprob* best = to->add_top();
     best->set_token_id(top.token_id());
     best->set_logprob(top.logprob());
@@ -39,8 +39,9 @@ class Generation::Sink final : public RequestSink {
   void OnScheduled(uint32_t cached_tokens) override {
     stream_->TakeScheduled(choice_, cached_tokens);
   }
-  void OnToken(const v1::SampledToken& token) override { stream_->TakeToken(choice_, token); }
-  void OnFinished(v1::FinishReason reason) override { stream_->TakeEnd(choice_, reason); }
+  void OnToken(const v1::SampledToken& token, v1::FinishReason end) override {
+    stream_->TakeToken(choice_, token, end);
+  }
   void OnError(const absl::Status& status) override { stream_->TakeError(status); }
 
  private:
@@ -81,8 +82,11 @@ void Generation::Begin(Engine* engine, CheckedGenerate checked, std::string requ
     started->set_model(model.name);
     started->set_seed(checked.request.sampling.seed());
     started->set_reasoning_open(checked.reasoning == ReasoningStart::kOpen);
+    for (const v1::GeneratedToken& token : checked.history) {
+      checked.request.generated.push_back(token.token_id());
+    }
     SubmitLocked(checked.request, checked.n);
-    if (!finished_) return;
+    if (!finished_ && !TakeHistoryLocked(checked.history)) return;
   }
   CancelSequences();
 }
@@ -159,7 +163,30 @@ void Generation::TakeScheduled(uint32_t index, uint32_t cached_tokens) {
   if (!std::exchange(choice.scheduled, true)) choice.cached_tokens = cached_tokens;
 }
 
-void Generation::TakeToken(uint32_t index, const v1::SampledToken& token) {
+bool Generation::TakeHistoryLocked(const std::vector<v1::GeneratedToken>& history) {
+  for (const v1::GeneratedToken& token : history) {
+    Choice& choice = choices_.front();
+    const bool stopped = AddTokenLocked(choice, token);
+    if (stopped) EndLocked(choice, v1::FINISH_REASON_STOP);
+    WriteNextLocked();
+    if (stopped) return true;
+  }
+  return false;
+}
+
+template <typename Token>
+bool Generation::AddTokenLocked(Choice& choice, const Token& token) {
+  v1::GeneratedToken* out = choice.tokens.mutable_tokens()->add_tokens();
+  choice.tokens.mutable_tokens()->set_choice(IndexOf(choice));
+  out->set_token_id(token.token_id());
+  FillPieceLocked(out);
+  if (token.has_logprob()) FillLogprobs(token, out);
+  ++choice.completion_tokens;
+  choice.unread += 1 + static_cast<uint32_t>(token.top_size());
+  return ParseLocked(choice, token.token_id());
+}
+
+void Generation::TakeToken(uint32_t index, const v1::SampledToken& token, v1::FinishReason end) {
   uint64_t unwanted = 0;
   {
     std::lock_guard lock(mu_);
@@ -167,14 +194,8 @@ void Generation::TakeToken(uint32_t index, const v1::SampledToken& token) {
     if (OverLocked() || choice.ended) return;
     const TimePoint now = clock_->Now();
     record_.OnToken(index, now);
-    v1::GeneratedToken* out = choice.tokens.mutable_tokens()->add_tokens();
-    choice.tokens.mutable_tokens()->set_choice(index);
-    out->set_token_id(token.token_id());
-    FillPieceLocked(out);
-    if (token.has_logprob()) FillLogprobs(token, out);
-    ++choice.completion_tokens;
-    choice.unread += 1 + static_cast<uint32_t>(token.top_size());
-    const bool stopped = ParseLocked(choice, token.token_id());
+    const bool stopped = AddTokenLocked(choice, token);
+    if (end != v1::FINISH_REASON_UNSPECIFIED) choice.sequence = 0;
     if (write_in_flight_ &&
         (choice.unread > limits_.unread || now - write_since_ > limits_.stall)) {
       const LogScope scope(LogField{"request_id", absl::string_view(request_id_)});
@@ -188,6 +209,8 @@ void Generation::TakeToken(uint32_t index, const v1::SampledToken& token) {
       EndLocked(choice, v1::FINISH_REASON_STOP);
       // What comes after a stop string is no longer wanted.
       std::swap(unwanted, choice.sequence);
+    } else if (end != v1::FINISH_REASON_UNSPECIFIED) {
+      EndByTokenLocked(choice, end);
     }
     WriteNextLocked();
   }
@@ -203,25 +226,20 @@ bool Generation::ParseLocked(Choice& choice, uint32_t token) {
   return TakeSpansLocked(choice, /*last=*/false);
 }
 
-void Generation::TakeEnd(uint32_t index, v1::FinishReason reason) {
-  std::lock_guard lock(mu_);
-  Choice& choice = choices_[index];
-  if (OverLocked() || choice.ended) return;
-  choice.sequence = 0;
+void Generation::EndByTokenLocked(Choice& choice, v1::FinishReason reason) {
   if (choice.parser.has_value()) {
     choice.parser->Finish(spans_);
     if (TakeSpansLocked(choice, /*last=*/true)) reason = v1::FINISH_REASON_STOP;
   }
   EndLocked(choice, reason);
-  WriteNextLocked();
 }
 
 void Generation::EndLocked(Choice& choice, v1::FinishReason reason) {
   choice.ended = true;
-  record_.OnChoiceEnd(static_cast<uint32_t>(&choice - choices_.data()), reason, clock_->Now());
+  record_.OnChoiceEnd(IndexOf(choice), reason, clock_->Now());
   v1::GenerateResponse::Finished* finished = choice.finished.mutable_finished();
   finished->set_reason(reason);
-  finished->set_choice(static_cast<uint32_t>(&choice - choices_.data()));
+  finished->set_choice(IndexOf(choice));
   finished->mutable_usage()->set_prompt_tokens(prompt_tokens_);
   finished->mutable_usage()->set_cached_tokens(choice.cached_tokens);
   finished->mutable_usage()->set_completion_tokens(choice.completion_tokens);
@@ -253,7 +271,7 @@ bool Generation::TakeSpansLocked(Choice& choice, bool last) {
   spans_.clear();
   for (TextSpan& span : shown) {
     v1::TextSpan* out = choice.tokens.mutable_tokens()->add_spans();
-    choice.tokens.mutable_tokens()->set_choice(static_cast<uint32_t>(&choice - choices_.data()));
+    choice.tokens.mutable_tokens()->set_choice(IndexOf(choice));
     out->set_kind(span.kind == SpanKind::kReasoning ? v1::SPAN_KIND_REASONING
                                                     : v1::SPAN_KIND_ANSWER);
     out->set_text(std::move(span.text));
@@ -291,19 +309,19 @@ bool Generation::TakeDueLocked(v1::GenerateResponse* message) {
 }
 
 void Generation::WriteNextLocked() {
-  if (finished_ || write_in_flight_) return;
-  if (!TakeDueLocked(&writing_)) {
-    if (!failed_.ok()) FinishLocked(failed_);
-    return;
+  while (!finished_ && !write_in_flight_) {
+    if (!TakeDueLocked(&writing_)) {
+      if (!failed_.ok()) FinishLocked(failed_);
+      return;
+    }
+    const bool last = failed_.ok() && !AnyDueLocked() &&
+                      std::all_of(choices_.begin(), choices_.end(),
+                                  [](const Choice& choice) { return choice.ended; });
+    finished_ = last;
+    write_since_ = clock_->Now();
+    if (last) record_.OnEnd(absl::OkStatus(), "", write_since_);
+    write_in_flight_ = !writer_->Write(writing_, last);
   }
-  const bool last = failed_.ok() && !AnyDueLocked() &&
-                    std::all_of(choices_.begin(), choices_.end(),
-                                [](const Choice& choice) { return choice.ended; });
-  finished_ = last;
-  write_in_flight_ = true;
-  write_since_ = clock_->Now();
-  if (last) record_.OnEnd(absl::OkStatus(), "", write_since_);
-  writer_->Write(writing_, last);
 }
 
 void Generation::FinishLocked(const absl::Status& status) {

@@ -25,9 +25,10 @@ namespace whalepod {
 class ResponseWriter {
  public:
   virtual ~ResponseWriter() = default;
-  // One at a time: the next comes after Generation::OnWritten. `message` stays until then; a last
-  // one as long as the generation. `last`: the call ends well with it.
-  virtual void Write(const v1::GenerateResponse& message, bool last) = 0;
+  // One at a time. `last`: the call ends well with it. True: it is done with, and the next may come
+  // at once. False: the next comes after Generation::OnWritten, and `message` stays until then; a
+  // last one as long as the generation.
+  virtual bool Write(const v1::GenerateResponse& message, bool last) = 0;
   // The call ends with an error.
   virtual void Finish(const absl::Status& status) = 0;
   // The client takes nothing: break the call off. Generation::Cancel is expected to follow.
@@ -35,7 +36,8 @@ class ResponseWriter {
 };
 
 // Parses what the engine samples, ends it at stop strings, and hands on what is due. The engine
-// never waits for a client: while a write is under way, tokens gather in the next message. Lives
+// never waits for a client: while a write is under way, tokens gather in the next message. A writer
+// that is always done at once gets each token in a message of its own, with the text it adds. Lives
 // until the transport and the engine have both let it go.
 class Generation final : public std::enable_shared_from_this<Generation> {
  public:
@@ -85,20 +87,29 @@ class Generation final : public std::enable_shared_from_this<Generation> {
   // From the engine's thread.
   void TakePrompt(absl::Span<const v1::PromptLogprob> tokens);
   void TakeScheduled(uint32_t choice, uint32_t cached_tokens);
-  void TakeToken(uint32_t choice, const v1::SampledToken& token);
-  void TakeEnd(uint32_t choice, v1::FinishReason reason);
+  void TakeToken(uint32_t choice, const v1::SampledToken& token, v1::FinishReason end);
   void TakeError(const absl::Status& status);
 
   void SubmitLocked(const SchedulerRequest& request, uint32_t n);
+  // What an earlier deployment sampled of the only choice; true if a stop string has ended it.
+  bool TakeHistoryLocked(const std::vector<v1::GeneratedToken>& history);
   // The place of one more token of the prompt, its id and bytes filled in.
   v1::GeneratedToken* AddPromptTokenLocked(uint32_t id);
   void FillPieceLocked(v1::GeneratedToken* token) const;
+  // A token of the choice, of the ranks or of history; true if a stop string has ended it.
+  template <typename Token>
+  bool AddTokenLocked(Choice& choice, const Token& token);
   // Parses a token, looks for stop strings; true if one has ended the choice.
   bool ParseLocked(Choice& choice, uint32_t token);
   // Moves what the parser let out and no stop string ends into the choice's next message; true if
   // one has ended it.
   bool TakeSpansLocked(Choice& choice, bool last);
+  // The text that was held back, and the end.
+  void EndByTokenLocked(Choice& choice, v1::FinishReason reason);
   void EndLocked(Choice& choice, v1::FinishReason reason);
+  uint32_t IndexOf(const Choice& choice) const {
+    return static_cast<uint32_t>(&choice - choices_.data());
+  }
   bool OverLocked() const { return finished_ || !failed_.ok(); }
   // Takes the next message that is due; false if there is none.
   bool TakeDueLocked(v1::GenerateResponse* message);

@@ -4,12 +4,13 @@
 
 namespace whalepod {
 
-void GrpcGenerate::Write(const v1::GenerateResponse& message, bool last) {
+bool GrpcGenerate::Write(const v1::GenerateResponse& message, bool last) {
   if (last) {
     StartWriteAndFinish(&message, grpc::WriteOptions(), grpc::Status::OK);
   } else {
     StartWrite(&message);
   }
+  return false;
 }
 
 void GrpcGenerate::Finish(const absl::Status& status) {

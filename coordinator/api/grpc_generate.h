@@ -25,7 +25,7 @@ class GrpcGenerate final : public grpc::ServerWriteReactor<v1::GenerateResponse>
   // when the client cancels.
   const std::shared_ptr<Generation>& generation() const { return generation_; }
 
-  void Write(const v1::GenerateResponse& message, bool last) override;
+  bool Write(const v1::GenerateResponse& message, bool last) override;
   void Finish(const absl::Status& status) override;
   void Abandon() override { context_->TryCancel(); }
 

@@ -77,9 +77,10 @@ class HttpSession::Completion final : public ResponseWriter,
   }
 
   // From any thread, under the generation's lock.
-  void Write(const v1::GenerateResponse& message, bool last) override {
+  bool Write(const v1::GenerateResponse& message, bool last) override {
     asio::post(session_->executor(),
                [self = shared_from_this(), &message, last] { self->OnMessage(message, last); });
+    return false;
   }
   void Finish(const absl::Status& status) override {
     asio::post(session_->executor(), [self = shared_from_this(), status] { self->OnEnd(status); });

@@ -81,6 +81,10 @@ absl::StatusOr<v1::Job> JobApi::Submit(const std::string& tenant,
   job.metadata = request.metadata();
   switch (request.work_case()) {
     case v1::SubmitJobRequest::kGenerate: {
+      if (request.generate().resumable()) {
+        return BadField("generate.resumable", "CONTRADICTION", "true",
+                        "false in a job, which survives restarts anyway");
+      }
       NewItem item;
       item.custom_id = request.generate().request_id();
       item.request = request.generate().SerializeAsString();

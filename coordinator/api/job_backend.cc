@@ -54,13 +54,14 @@ class JobBackend::Call final : public ItemCall,
   }
   void Cancel() override { generation_->Cancel(); }
 
-  void Write(const v1::GenerateResponse& message, bool last) override {
+  bool Write(const v1::GenerateResponse& message, bool last) override {
     Later([this, &message, last] {
       Gather(message);
       if (!last) return generation_->OnWritten(true);
       answer_.set_body(response_.Whole());
       End(std::move(answer_));
     });
+    return false;
   }
   void Finish(const absl::Status& status) override {
     Later([this, status] {

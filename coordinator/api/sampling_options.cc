@@ -153,6 +153,18 @@ absl::Status FillSampling(const ServedModel& model, const v1::GenerationOptions&
   return absl::OkStatus();
 }
 
+void PinSampling(const v1::SamplingParams& sampling, v1::GenerationOptions* options) {
+  // Off is 0 in what ranks are sent, and 1 for clients.
+  const auto or_one = [](float value) { return value == 0 ? 1.0f : value; };
+  options->set_temperature(sampling.temperature());
+  options->set_top_k(sampling.top_k());
+  options->set_top_p(or_one(sampling.top_p()));
+  options->set_min_p(sampling.min_p());
+  options->set_repetition_penalty(or_one(sampling.repetition_penalty()));
+  options->set_max_tokens(sampling.max_tokens());
+  options->set_seed(sampling.seed());
+}
+
 absl::Status FillThinking(const ServedModel& model, const v1::GenerationOptions& options,
                           ReasoningStart reasoning, v1::SamplingParams* sampling) {
   if (!options.has_thinking_token_budget()) return absl::OkStatus();

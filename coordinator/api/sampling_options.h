@@ -25,4 +25,8 @@ absl::Status FillThinking(const ServedModel& model, const v1::GenerationOptions&
 absl::StatusOr<uint32_t> CheckChoices(const v1::GenerationOptions& options,
                                       const v1::SamplingParams& sampling);
 
+// Sets every option that FillSampling would take from the model's defaults or draw, to what it is
+// in `sampling`: the request then asks for the same of any deployment.
+void PinSampling(const v1::SamplingParams& sampling, v1::GenerationOptions* options);
+
 }  // namespace whalepod

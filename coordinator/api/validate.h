@@ -31,6 +31,7 @@ struct ServedModel {
   ModelText text;
   std::string plan_hash;
   std::string layout;
+  std::string identity;  // equal for deployments that answer every request with the same tokens
 };
 
 // INVALID_ARGUMENT names the first id of `field` that is not in the vocabulary.
@@ -48,6 +49,9 @@ struct CheckedGenerate {
   uint32_t n = 1;            // choices
   ReasoningStart reasoning = ReasoningStart::kClosed;  // where the output begins
   std::vector<std::string> stop;
+  // Of a request that an earlier deployment has begun: what it sampled (id and logprobs), none of
+  // which ended it. Only where n is 1.
+  std::vector<v1::GeneratedToken> history;
 };
 
 // INVALID_ARGUMENT names field, value and limit; NOT_FOUND an unknown model; FAILED_PRECONDITION

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/status.h"
 #include "coordinator/cli/commands.h"
 
 namespace whalepod {
@@ -16,6 +17,8 @@ namespace {
 
 constexpr auto kCallTimeout = std::chrono::seconds(5);
 constexpr auto kRetry = std::chrono::milliseconds(50);
+// How long a deployment may be away under a resumable request.
+constexpr auto kResumeWait = std::chrono::minutes(5);
 
 // Shows the key with every call of a channel.
 class KeyInterceptor final : public grpc::experimental::Interceptor {
@@ -137,6 +140,17 @@ void Take(v1::GenerateResponse& response, Client::Answer* answer) {
   }
 }
 
+// Reads a call to its end.
+absl::Status ReadAll(grpc::ClientReaderInterface<v1::GenerateResponse>* reader,
+                     const Client::OnTokens& on_tokens, Client::Answer* answer) {
+  v1::GenerateResponse response;
+  while (reader->Read(&response)) {
+    if (response.has_tokens() && on_tokens) on_tokens(response.tokens());
+    Take(response, answer);
+  }
+  return FromGrpc(reader->Finish());
+}
+
 }  // namespace
 
 absl::StatusOr<Client::Answer> Client::Generate(const v1::GenerateRequest& request,
@@ -146,14 +160,32 @@ absl::StatusOr<Client::Answer> Client::Generate(const v1::GenerateRequest& reque
   const auto reader = stub_->Generate(&context, request);
   Answer answer;
   answer.choices.resize(std::max(1u, request.options().n()));
-  v1::GenerateResponse response;
-  while (reader->Read(&response)) {
-    if (response.has_tokens() && on_tokens) on_tokens(response.tokens());
-    Take(response, &answer);
-  }
-  const grpc::Status status = reader->Finish();
+  const absl::Status status = ReadAll(reader.get(), on_tokens, &answer);
   if (canceller != nullptr) canceller->Watch(nullptr);
-  if (!status.ok()) return FromGrpc(status);
+  if (request.resumable()) return GoOn(std::move(answer), status, on_tokens);
+  if (!status.ok()) return status;
+  return answer;
+}
+
+absl::StatusOr<Client::Answer> Client::Resume(const std::string& request_id,
+                                              const OnTokens& on_tokens) {
+  Answer answer;
+  answer.choices.resize(1);
+  answer.started.set_request_id(request_id);
+  return GoOn(std::move(answer), absl::UnavailableError("not asked for yet"), on_tokens);
+}
+
+absl::StatusOr<Client::Answer> Client::GoOn(Answer answer, absl::Status status,
+                                            const OnTokens& on_tokens) {
+  while (absl::IsUnavailable(status) && !answer.started.request_id().empty()) {
+    RETURN_IF_ERROR(WaitReady(kResumeWait));
+    v1::ResumeGenerateRequest request;
+    request.set_request_id(answer.started.request_id());
+    request.set_from_token(static_cast<uint32_t>(answer.choices.front().tokens.size()));
+    grpc::ClientContext context;
+    status = ReadAll(stub_->ResumeGenerate(&context, request).get(), on_tokens, &answer);
+  }
+  if (!status.ok()) return status;
   return answer;
 }
 

@@ -65,13 +65,19 @@ class Client {
   };
   using OnTokens = std::function<void(const v1::GenerateResponse::Tokens&)>;
   // Runs one request to its end; `on_tokens` is called from this thread as tokens and text come.
-  // CANCELLED if `canceller` says so.
+  // CANCELLED if `canceller` says so. A resumable request is gone on with when the deployment goes
+  // away and comes back.
   absl::StatusOr<Answer> Generate(const v1::GenerateRequest& request, const OnTokens& on_tokens,
                                   Canceller* canceller = nullptr);
+  // All of a resumable request, as Generate.
+  absl::StatusOr<Answer> Resume(const std::string& request_id, const OnTokens& on_tokens);
   absl::StatusOr<v1::GetModelResponse> GetModel();
   absl::StatusOr<v1::GetStatusResponse> GetStatus();
 
  private:
+  // Takes the rest of a resumable answer, as often as the deployment goes away under it.
+  absl::StatusOr<Answer> GoOn(Answer answer, absl::Status status, const OnTokens& on_tokens);
+
   const std::unique_ptr<v1::InferenceService::StubInterface> stub_;
 };
 

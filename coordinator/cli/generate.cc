@@ -31,12 +31,14 @@ struct Flags : ClientFlags {
   std::optional<std::string> prompt;
   std::optional<std::string> prompt_token_ids;
   std::optional<std::string> prompts;
+  std::optional<std::string> resume;
   std::optional<uint32_t> logprobs, prompt_logprobs;
   std::optional<uint32_t> min_tokens, n;
   std::vector<std::string> stop;
   std::vector<uint32_t> stop_token_ids;
   std::vector<std::string> logit_bias;
   bool ignore_eos = false;
+  bool resumable = false;
   bool json = false;
 };
 
@@ -69,6 +71,7 @@ absl::StatusOr<std::vector<v1::GenerateRequest>> MakeRequests(const Flags& flags
   v1::GenerateRequest base;
   flags.Fill(&base);
   RETURN_IF_ERROR(FillOptions(flags, base.mutable_options()));
+  base.set_resumable(flags.resumable);
   if (flags.prompt) {
     RETURN_IF_ERROR(Annotate(CheckUtf8(*flags.prompt), "--prompt"));
     base.set_text(*flags.prompt);
@@ -130,6 +133,11 @@ int GenerateLive(Client& client, bool has_tokenizer, const v1::GenerateRequest& 
   return answer.ok() ? 0 : ReportError(answer.status());
 }
 
+// All of a resumable request's answer.
+int Resume(const Flags& flags, Client& client, bool has_tokenizer) {
+  return Print(flags, has_tokenizer, client.Resume(*flags.resume, nullptr));
+}
+
 // Many requests, answered in order; an error of one doesn't stop the others.
 int GenerateAll(const Flags& flags, Client& client, bool has_tokenizer,
                 const std::vector<v1::GenerateRequest>& requests) {
@@ -150,7 +158,8 @@ int GenerateAll(const Flags& flags, Client& client, bool has_tokenizer,
 }
 
 int Generate(const Flags& flags) {
-  const absl::StatusOr<std::vector<v1::GenerateRequest>> requests = MakeRequests(flags);
+  absl::StatusOr<std::vector<v1::GenerateRequest>> requests = std::vector<v1::GenerateRequest>();
+  if (!flags.resume) requests = MakeRequests(flags);
   if (!requests.ok()) return ReportError(requests.status());
   Client client(flags.endpoint, flags.api_key);
   const absl::Status ready = client.WaitReady(flags.WaitTime());
@@ -158,6 +167,7 @@ int Generate(const Flags& flags) {
   const absl::StatusOr<v1::GetModelResponse> model = client.GetModel();
   if (!model.ok()) return ReportError(model.status());
   const bool has_tokenizer = model->has_tokenizer();
+  if (flags.resume) return Resume(flags, client, has_tokenizer);
   if (requests->size() == 1 && !flags.json && flags.n.value_or(1) == 1) {
     return GenerateLive(client, has_tokenizer, requests->front());
   }
@@ -175,6 +185,8 @@ void AddGenerate(CLI::App& app, CommandRun& run) {
   prompt->add_option("--prompt-token-ids", flags->prompt_token_ids, "token ids: 1,2,3");
   prompt->add_option("--prompts", flags->prompts,
                      "JSON lines with messages, prompt or prompt_token_ids; - is standard input");
+  prompt->add_option("--resume", flags->resume,
+                     "the answer of the resumable request with this id, from its beginning");
   prompt->require_option(1);
   command->add_option("--logprobs", flags->logprobs, "logprobs of each token and of the K best");
   command
@@ -192,6 +204,8 @@ void AddGenerate(CLI::App& app, CommandRun& run) {
   command->add_option("--prompt-logprobs", flags->prompt_logprobs,
                       "logprobs of the prompt's tokens and of the K best; shown by --json");
   command->add_flag("--ignore-eos", flags->ignore_eos, "go on after the end of sequence");
+  command->add_flag("--resumable", flags->resumable,
+                    "the answer is kept, and goes on when the deployment is restarted");
   command->add_flag("--json", flags->json, "one JSON object a line");
   command->callback([flags, &run] { run = [flags] { return Generate(*flags); }; });
 }

@@ -179,13 +179,8 @@ void Engine::Deliver(const Delivery& delivery) {
   if (delivery.cached_tokens) delivery.sink->OnScheduled(*delivery.cached_tokens);
   if (!delivery.prompt.empty()) delivery.sink->OnPrompt(delivery.prompt);
   const SequenceEvent& event = delivery.event;
-  if (event.has_token) delivery.sink->OnToken(event.token);
-  if (!event.finished) return;
-  if (event.error.ok()) {
-    delivery.sink->OnFinished(event.reason);
-  } else {
-    delivery.sink->OnError(event.error);
-  }
+  if (event.has_token) delivery.sink->OnToken(event.token, event.reason);
+  if (!event.error.ok()) delivery.sink->OnError(event.error);
 }
 
 void Engine::Loop() {

@@ -43,18 +43,19 @@ class StepSender {
   virtual void SendStep(v1::StepPlan step) = 0;
 };
 
-// Where one request's events go. Called from the engine's thread only, in order, never after
-// OnFinished or OnError; a call may still be on its way when Cancel returns. Must not block.
+// Where one request's events go. Called from the engine's thread only, in order, never after the
+// token that ends it or OnError; a call may still be on its way when Cancel returns. Must not
+// block.
 class RequestSink {
  public:
   virtual ~RequestSink() = default;
   // A step that runs some of it is made, which found this many tokens in the prefix cache. Again
   // where it was preempted and goes on.
   virtual void OnScheduled(uint32_t cached_tokens) {}
-  virtual void OnToken(const v1::SampledToken& token) = 0;
+  // `end`: why this is the last one; FINISH_REASON_UNSPECIFIED: it is not.
+  virtual void OnToken(const v1::SampledToken& token, v1::FinishReason end) = 0;
   // Some of the prompt's tokens in order, all of them before OnToken; where they are asked for.
   virtual void OnPrompt(absl::Span<const v1::PromptLogprob> tokens) {}
-  virtual void OnFinished(v1::FinishReason reason) = 0;
   virtual void OnError(const absl::Status& status) = 0;
 };
 

@@ -64,6 +64,11 @@ absl::Status Scheduler::CheckRequest(const SchedulerRequest& request) const {
         absl::StrCat("a request needs a prompt and max_tokens; found ", prompt_len, " and ",
                      request.sampling.max_tokens()));
   }
+  if (request.generated.size() >= request.sampling.max_tokens()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(request.generated.size(), " tokens are generated, of at most ",
+                     request.sampling.max_tokens(), ": nothing is left to be generated"));
+  }
   if (tokens > config_.max_model_len) {
     return absl::InvalidArgumentError(absl::StrCat(
         "prompt and max_tokens are ", tokens, " tokens (", prompt_len, " + ",
@@ -82,9 +87,10 @@ absl::Status Scheduler::CheckRequest(const SchedulerRequest& request) const {
                                                      config_.max_waiting));
   }
   // One that is alone may be longer than the limit.
-  if (!waiting_.empty() && waiting_tokens_ + prompt_len > config_.max_waiting_tokens) {
+  const uint64_t known = prompt_len + request.generated.size();
+  if (!waiting_.empty() && waiting_tokens_ + known > config_.max_waiting_tokens) {
     return absl::ResourceExhaustedError(
-        absl::StrCat("the queue is full: ", waiting_tokens_, " tokens wait, ", prompt_len,
+        absl::StrCat("the queue is full: ", waiting_tokens_, " tokens wait, ", known,
                      " more would pass the limit of ", config_.max_waiting_tokens));
   }
   return absl::OkStatus();
@@ -97,6 +103,9 @@ absl::StatusOr<uint64_t> Scheduler::Submit(SchedulerRequest request) {
   sequence.id = id;
   sequence.prompt_len = static_cast<uint32_t>(request.prompt.size());
   sequence.tokens = std::move(request.prompt);
+  // As if it had been preempted.
+  sequence.tokens.insert(sequence.tokens.end(), request.generated.begin(), request.generated.end());
+  sequence.sampled = sequence.results = static_cast<uint32_t>(request.generated.size());
   sequence.sampling = std::move(request.sampling);
   sequence.tenant = waiting_.Enter(request.tenant);
   sequence.priority = request.priority;

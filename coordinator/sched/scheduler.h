@@ -52,6 +52,9 @@ struct SchedulerConfig {
 
 struct SchedulerRequest {
   std::vector<uint32_t> prompt;
+  // What was generated of it before, by an earlier deployment: counts as such in all limits, and
+  // what follows is what followed there. Fewer than max_tokens, and none of them its end.
+  std::vector<uint32_t> generated;
   v1::SamplingParams sampling;  // seed and max_tokens are set
   std::string tenant;           // whose fair share it takes: the name of an API key
   int32_t priority = 0;         // the lower, the sooner
@@ -69,8 +72,8 @@ struct SequenceEvent {
   bool has_token = false;
   v1::SampledToken token;
   bool finished = false;
-  v1::FinishReason reason = v1::FINISH_REASON_UNSPECIFIED;
-  absl::Status error;  // not OK: the sequence finished by it
+  v1::FinishReason reason = v1::FINISH_REASON_UNSPECIFIED;  // where it finished by its token
+  absl::Status error;  // not OK: the sequence finished by it, without a token
 };
 
 // What one DP group answered to a step.

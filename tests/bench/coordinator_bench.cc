@@ -253,11 +253,9 @@ class LoopSink final : public RequestSink, public std::enable_shared_from_this<L
   };
   LoopSink(Shared* shared, uint64_t seed) : shared_(shared), random_(seed) {}
   void Start() { CHECK(shared_->engine->Submit(MixedRequest(random_), shared_from_this()).ok()); }
-  void OnToken(const v1::SampledToken& token) override {
+  void OnToken(const v1::SampledToken& token, v1::FinishReason end) override {
     shared_->tokens.fetch_add(1, std::memory_order_relaxed);
-  }
-  void OnFinished(v1::FinishReason reason) override {
-    if (shared_->again) Start();
+    if (end != v1::FINISH_REASON_UNSPECIFIED && shared_->again) Start();
   }
   void OnError(const absl::Status& status) override { CHECK_OK(status); }
 

@@ -145,9 +145,10 @@ class Deployment:
     # On a busy machine a worker may not be run for a second; tests that are about silence say how much is too much.
     PATIENT = {"WHALEPOD_HEARTBEAT_TIMEOUT": "10"}
 
-    def __init__(self, *flags, model=R1_DRAFT, env=None):
+    def __init__(self, *flags, model=R1_DRAFT, env=None, grpc_port=0):
         self.process = Process(
-            [BIN / "whalepod", "serve", model, "--port", 0, "--grpc-port", 0, "--control-port", 0, *flags],
+            [BIN / "whalepod", "serve", model, "--port", 0, "--grpc-port", grpc_port, "--control-port", 0,
+             *flags],
             env={**self.PATIENT, **(env or {})},
         )
         self.client = self.http_port = None
@@ -172,6 +173,15 @@ class Deployment:
                 self.process.stop()
                 raise
         self.process.stop()
+
+    def kill(self):
+        """SIGKILL for all of it, as when a machine dies."""
+        for pid in [self.process.pid, *self.workers().values()]:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        self.process.wait()
 
     def workers(self):
         return {rank.rank: rank.pid for rank in self.client.status().ranks}

@@ -1,16 +1,11 @@
-"""Jobs on a real deployment: kill -9 of all of it at random instants loses nothing and answers nothing
-twice; the command line; watchers that resume; batches over HTTP, by the openai package where it is there.
-
-WHALEPOD_KILLS: how often it is killed (3). WHALEPOD_SEED: of the instants (1)."""
+"""Jobs on a real deployment: the command line; watchers that resume; batches over HTTP, by the openai
+package where it is there. What kill -9 does to them is in kill_test.py."""
 
 import json
 import os
-import random
-import signal
 import subprocess
 import sys
 import tempfile
-import time
 import unittest
 
 import grpc
@@ -24,10 +19,6 @@ try:
     import openai
 except ImportError:
     openai = None
-
-ITEMS = 200
-KILLS = int(os.environ.get("WHALEPOD_KILLS", "3"))
-SEED = int(os.environ.get("WHALEPOD_SEED", "1"))
 
 
 def line(index, **body):
@@ -64,70 +55,6 @@ def wait_over(stub, job_id):
         now = stub.GetJob(jobs_pb2.GetJobRequest(id=job_id), timeout=PATIENCE).job
         raise AssertionError(f"{error.details()}: last seen {job}, now {now}") from None
     return job
-
-
-class KillTest(unittest.TestCase):
-    def test_each_item_is_answered_once_whatever_is_killed(self):
-        text = "".join(line(i) + "\n" for i in range(ITEMS)).encode()
-        with tempfile.TemporaryDirectory() as folder:
-            flags = ("--jobs-db", os.path.join(folder, "jobs.db"))
-            submit = jobs_pb2.SubmitJobRequest(jsonl=text, idempotency_key="kill")
-            with Deployment(*flags) as deployment:
-                stub = jobs_of(deployment)
-                alone = stub.SubmitJob(jobs_pb2.SubmitJobRequest(jsonl=text), timeout=PATIENCE).job.id
-                self.assertEqual(wait_over(stub, alone).counts.succeeded, ITEMS)
-                expected = {item.custom_id: list(item.answer.choices[0].token_ids)
-                            for item in results(stub, alone)}
-            self.assertEqual(len(expected), ITEMS)
-
-            chance = random.Random(SEED)
-            # How much has been seen when a kill comes; the first one comes early, so that much is left.
-            places = sorted([chance.randrange(ITEMS // 4)] + [chance.randrange(ITEMS) for _ in range(KILLS - 1)])
-            job_id, seen, unfinished = None, [], 0
-            for kill in range(KILLS + 1):
-                last = kill == KILLS
-                with Deployment(*flags) as deployment:
-                    stub = jobs_of(deployment)
-                    job = stub.SubmitJob(submit, timeout=PATIENCE).job
-                    self.assertIn(job_id, (None, job.id), "one key has made two jobs")
-                    job_id = job.id
-                    unfinished += kill > 0 and job.state != jobs_pb2.JOB_STATE_COMPLETED
-                    watch = stub.WatchJob(jobs_pb2.WatchJobRequest(id=job_id, **{"from": len(seen)}),
-                                          timeout=LONG)
-                    try:
-                        for event in watch:
-                            for item in event.items:
-                                self.assertEqual(item.ended, len(seen))
-                                seen.append(item)
-                            if not last and len(seen) >= places[kill]:
-                                break
-                    except grpc.RpcError as error:
-                        self.fail(error)
-                    watch.cancel()
-                    if not last:
-                        time.sleep(chance.uniform(0, 0.1))  # any instant, not one after an item
-                        self.kill(deployment)
-                        continue
-                    job = stub.GetJob(jobs_pb2.GetJobRequest(id=job_id), timeout=PATIENCE).job
-                    self.assertEqual(job.state, jobs_pb2.JOB_STATE_COMPLETED)
-                    self.assertEqual(job.counts.succeeded, ITEMS)
-                    kept = results(stub, job_id)
-            self.assertGreater(unfinished, 0, "no kill came before the end")
-            self.assertEqual(sorted(item.index for item in seen), list(range(ITEMS)))
-            self.assertEqual(sorted(item.index for item in kept), list(range(ITEMS)))
-            # What was seen before a kill is what is kept after it.
-            self.assertEqual({i.index: i.answer.body for i in seen}, {i.index: i.answer.body for i in kept})
-            for item in kept:
-                self.assertEqual(list(item.answer.choices[0].token_ids), expected[item.custom_id])
-
-    def kill(self, deployment):
-        workers = list(deployment.workers().values())
-        for pid in [deployment.process.pid, *workers]:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-        deployment.process.wait()
 
 
 class JobsTest(unittest.TestCase):

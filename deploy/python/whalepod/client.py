@@ -6,6 +6,8 @@
         print(item.custom_id, item.answer.status_code, item.answer.body)
 """
 
+import time
+
 import grpc
 
 from whalepod.v1 import inference_pb2, inference_pb2_grpc, jobs_pb2, jobs_pb2_grpc
@@ -21,6 +23,34 @@ class Client:
     def generate(self, request):
         """The messages of one GenerateRequest, as they come."""
         return self.inference.Generate(request, metadata=self.metadata)
+
+    def generate_resumable(self, request, wait=60):
+        """The same, also when the deployment is away for up to `wait` seconds in between: no token
+        comes twice, none is missing, none differs."""
+        request.resumable = True
+        messages, tokens, give_up = self.generate(request), 0, None
+        while True:
+            try:
+                for message in messages:
+                    if message.HasField("started"):
+                        if give_up is None:
+                            yield message
+                        request.request_id = message.started.request_id
+                    else:
+                        tokens += len(message.tokens.tokens)
+                        yield message
+                    give_up = time.monotonic() + wait
+                return
+            except grpc.RpcError as error:
+                if error.code() != grpc.StatusCode.UNAVAILABLE or not give_up or time.monotonic() > give_up:
+                    raise
+                time.sleep(0.1)
+                messages = self.resume(request.request_id, tokens)
+
+    def resume(self, request_id, from_token=0):
+        """The messages of a resumable request from one of its tokens on."""
+        request = inference_pb2.ResumeGenerateRequest(request_id=request_id, from_token=from_token)
+        return self.inference.ResumeGenerate(request, metadata=self.metadata)
 
     def submit(self, work, **fields):
         """The Job of JSON lines (bytes) or of a GenerateRequest; fields as SubmitJobRequest's."""

@@ -12,7 +12,10 @@ namespace {
 // A client that reads nothing after the first message.
 class StuckWriter final : public ResponseWriter {
  public:
-  void Write(const v1::GenerateResponse&, bool) override { Note(&written_); }
+  bool Write(const v1::GenerateResponse&, bool) override {
+    Note(&written_);
+    return false;
+  }
   void Finish(const absl::Status&) override { Note(&finished_); }
   void Abandon() override { Note(&abandoned_); }
 

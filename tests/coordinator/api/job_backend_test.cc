@@ -108,6 +108,14 @@ TEST_F(JobBackendTest, ACancelledJobFreesTheEngine) {
   EXPECT_EQ(test_.store->Get("", id)->counts().cancelled(), 5u);
 }
 
+TEST_F(JobBackendTest, AResumableRequestIsRefusedByName) {
+  v1::SubmitJobRequest request;
+  request.mutable_generate()->set_resumable(true);
+  const absl::Status status = api_->Submit("", request).status();
+  EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("generate.resumable"));
+}
+
 // An item without a seed that is begun anew is the same.
 TEST_F(JobBackendTest, AMissingSeedIsTheItemsOwn) {
   loopback_.SetReady();

@@ -17,14 +17,14 @@ constexpr std::chrono::seconds kLong(20);
 
 class RecordingSink : public RequestSink {
  public:
-  void OnToken(const v1::SampledToken& token) override {
+  void OnToken(const v1::SampledToken& token, v1::FinishReason end) override {
     tokens.push_back(token.token_id());
-    if (tokens.size() != 1) return;
-    if (on_first) on_first();
-    first.set_value();
-  }
-  void OnFinished(v1::FinishReason r) override {
-    reason = r;
+    if (tokens.size() == 1) {
+      if (on_first) on_first();
+      first.set_value();
+    }
+    if (end == v1::FINISH_REASON_UNSPECIFIED) return;
+    reason = end;
     done.set_value();
   }
   void OnError(const absl::Status& status) override {

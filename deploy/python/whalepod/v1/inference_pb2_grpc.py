@@ -19,6 +19,16 @@ class InferenceServiceStub(object):
                 request_serializer=whalepod_dot_v1_dot_inference__pb2.GenerateRequest.SerializeToString,
                 response_deserializer=whalepod_dot_v1_dot_inference__pb2.GenerateResponse.FromString,
                 )
+        self.ResumeGenerate = channel.unary_stream(
+                '/whalepod.v1.InferenceService/ResumeGenerate',
+                request_serializer=whalepod_dot_v1_dot_inference__pb2.ResumeGenerateRequest.SerializeToString,
+                response_deserializer=whalepod_dot_v1_dot_inference__pb2.GenerateResponse.FromString,
+                )
+        self.CancelGenerate = channel.unary_unary(
+                '/whalepod.v1.InferenceService/CancelGenerate',
+                request_serializer=whalepod_dot_v1_dot_inference__pb2.CancelGenerateRequest.SerializeToString,
+                response_deserializer=whalepod_dot_v1_dot_inference__pb2.CancelGenerateResponse.FromString,
+                )
         self.Tokenize = channel.unary_unary(
                 '/whalepod.v1.InferenceService/Tokenize',
                 request_serializer=whalepod_dot_v1_dot_inference__pb2.TokenizeRequest.SerializeToString,
@@ -46,6 +56,22 @@ class InferenceServiceServicer(object):
 
     def Generate(self, request, context):
         """Streams the tokens of one completion as they are sampled.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeGenerate(self, request, context):
+        """Goes on with a resumable Generate from any of its tokens, also after a restart. NOT_FOUND: there
+        is none by this id, or nobody has read it for too long.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelGenerate(self, request, context):
+        """Ends a resumable Generate, which goes on when its client merely leaves; one that has ended stays
+        as it is.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -84,6 +110,16 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.Generate,
                     request_deserializer=whalepod_dot_v1_dot_inference__pb2.GenerateRequest.FromString,
                     response_serializer=whalepod_dot_v1_dot_inference__pb2.GenerateResponse.SerializeToString,
+            ),
+            'ResumeGenerate': grpc.unary_stream_rpc_method_handler(
+                    servicer.ResumeGenerate,
+                    request_deserializer=whalepod_dot_v1_dot_inference__pb2.ResumeGenerateRequest.FromString,
+                    response_serializer=whalepod_dot_v1_dot_inference__pb2.GenerateResponse.SerializeToString,
+            ),
+            'CancelGenerate': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelGenerate,
+                    request_deserializer=whalepod_dot_v1_dot_inference__pb2.CancelGenerateRequest.FromString,
+                    response_serializer=whalepod_dot_v1_dot_inference__pb2.CancelGenerateResponse.SerializeToString,
             ),
             'Tokenize': grpc.unary_unary_rpc_method_handler(
                     servicer.Tokenize,
@@ -129,6 +165,40 @@ class InferenceService(object):
         return grpc.experimental.unary_stream(request, target, '/whalepod.v1.InferenceService/Generate',
             whalepod_dot_v1_dot_inference__pb2.GenerateRequest.SerializeToString,
             whalepod_dot_v1_dot_inference__pb2.GenerateResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def ResumeGenerate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(request, target, '/whalepod.v1.InferenceService/ResumeGenerate',
+            whalepod_dot_v1_dot_inference__pb2.ResumeGenerateRequest.SerializeToString,
+            whalepod_dot_v1_dot_inference__pb2.GenerateResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def CancelGenerate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/whalepod.v1.InferenceService/CancelGenerate',
+            whalepod_dot_v1_dot_inference__pb2.CancelGenerateRequest.SerializeToString,
+            whalepod_dot_v1_dot_inference__pb2.CancelGenerateResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 

@@ -1,0 +1,109 @@
+#include "coordinator/api/grpc_resume.h"
+
+#include <utility>
+
+#include "coordinator/api/errors.h"
+
+namespace whalepod {
+
+std::shared_ptr<GrpcResume> GrpcResume::Make() {
+  auto call = std::make_shared<GrpcResume>();
+  call->self_ = call;
+  return call;
+}
+
+void GrpcResume::Begin(std::shared_ptr<ResumableStream> stream, uint32_t from_token) {
+  {
+    std::lock_guard lock(mu_);
+    if (ended_) return;
+    place_.token = from_token;
+    stream_ = stream;
+  }
+  stream->Attach(shared_from_this());
+}
+
+void GrpcResume::Refuse(const absl::Status& status) { End(ToGrpcStatus(status)); }
+
+void GrpcResume::OnMore() {
+  {
+    std::lock_guard lock(mu_);
+    more_ = true;
+    if (busy_ || ended_) return;
+    busy_ = true;
+  }
+  Go();
+}
+
+void GrpcResume::Go() {
+  while (true) {
+    {
+      std::lock_guard lock(mu_);
+      more_ = false;
+    }
+    absl::Status status;
+    switch (stream_->Take(&place_, &message_, &status)) {
+      case ResumableStream::Next::kMessage:
+        return StartWrite(&message_);
+      case ResumableStream::Next::kLast: {
+        {
+          std::lock_guard lock(mu_);
+          if (std::exchange(ended_, true)) return;
+        }
+        return StartWriteAndFinish(&message_, grpc::WriteOptions(), grpc::Status::OK);
+      }
+      case ResumableStream::Next::kError:
+        return End(ToGrpcStatus(status));
+      case ResumableStream::Next::kNothing:
+        break;
+    }
+    bool left = false;
+    {
+      std::lock_guard lock(mu_);
+      if (more_ && !cancelled_) continue;
+      busy_ = false;
+      left = cancelled_ && !std::exchange(ended_, true);
+    }
+    if (left) Finish(grpc::Status::CANCELLED);
+    return;
+  }
+}
+
+void GrpcResume::OnWriteDone(bool ok) {
+  bool left = false;
+  {
+    std::lock_guard lock(mu_);
+    if (ended_) return;
+    left = cancelled_ || !ok;
+  }
+  if (left) return End(grpc::Status::CANCELLED);
+  Go();
+}
+
+void GrpcResume::OnCancel() {
+  {
+    std::lock_guard lock(mu_);
+    cancelled_ = true;
+    if (busy_ || std::exchange(ended_, true)) return;  // who is busy sees it
+  }
+  Finish(grpc::Status::CANCELLED);
+}
+
+void GrpcResume::End(const grpc::Status& status) {
+  {
+    std::lock_guard lock(mu_);
+    if (std::exchange(ended_, true)) return;
+  }
+  Finish(status);
+}
+
+void GrpcResume::OnDone() {
+  std::shared_ptr<ResumableStream> stream;
+  {
+    std::lock_guard lock(mu_);
+    stream = std::move(stream_);
+  }
+  if (stream != nullptr) stream->Detach(this);
+  const std::shared_ptr<GrpcResume> last = std::move(self_);
+}
+
+}  // namespace whalepod

@@ -1,0 +1,147 @@
+#include "coordinator/api/resumable_stream.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+
+namespace whalepod {
+namespace {
+
+// Of one message to a reader that has fallen behind: with 20 best ids each 64 kilobytes.
+constexpr uint32_t kMostTokens = 256;
+
+}  // namespace
+
+void ResumableStream::Restore(v1::JournalEvents events, v1::JournalEnd end) {
+  std::lock_guard lock(mu_);
+  for (v1::GenerateResponse& event : *events.mutable_events()) {
+    if (event.has_started()) {
+      started_ = std::move(event);
+    } else {
+      tokens_.push_back(std::move(event));
+    }
+  }
+  end_ = std::move(end);
+}
+
+bool ResumableStream::Write(const v1::GenerateResponse& message, bool last) {
+  {
+    std::lock_guard lock(mu_);
+    if (message.has_started()) started_ = message;
+    if (message.has_tokens()) {
+      CHECK_EQ(message.tokens().tokens_size(), 1);
+      tokens_.push_back(message);
+    }
+    if (message.has_finished()) *end_.emplace().mutable_finished() = message;
+    CHECK_EQ(last, end_.has_value());
+  }
+  Tell();
+  return true;
+}
+
+void ResumableStream::Finish(const absl::Status& status) {
+  {
+    std::lock_guard lock(mu_);
+    if (absl::IsUnavailable(status) || !started_.has_value()) {
+      interrupted_ = status;
+    } else {
+      end_.emplace().set_code(static_cast<int>(status.code()));
+      end_->set_message(std::string(status.message()));
+    }
+  }
+  Tell();
+}
+
+void ResumableStream::Tell() {
+  std::vector<std::shared_ptr<StreamReader>> readers;
+  {
+    std::lock_guard lock(mu_);
+    for (const std::weak_ptr<StreamReader>& reader : readers_) {
+      if (std::shared_ptr<StreamReader> lives = reader.lock()) readers.push_back(std::move(lives));
+    }
+  }
+  for (const std::shared_ptr<StreamReader>& reader : readers) reader->OnMore();
+}
+
+void ResumableStream::Attach(const std::shared_ptr<StreamReader>& reader) {
+  {
+    std::lock_guard lock(mu_);
+    readers_.push_back(reader);
+  }
+  reader->OnMore();
+}
+
+void ResumableStream::Detach(const StreamReader* reader) {
+  std::lock_guard lock(mu_);
+  DetachLocked(reader);
+}
+
+void ResumableStream::DetachLocked(const StreamReader* reader) {
+  const size_t gone = std::erase_if(readers_, [reader](const std::weak_ptr<StreamReader>& one) {
+    const std::shared_ptr<StreamReader> lives = one.lock();
+    return lives == nullptr || lives.get() == reader;
+  });
+  if (gone > 0 && readers_.empty()) idle_since_ = clock_->Now();
+}
+
+ResumableStream::Next ResumableStream::Take(Place* place, v1::GenerateResponse* message,
+                                            absl::Status* status) const {
+  std::lock_guard lock(mu_);
+  message->Clear();
+  if (started_.has_value() && !std::exchange(place->started, true)) {
+    *message = *started_;
+    return Next::kMessage;
+  }
+  const auto there = static_cast<uint32_t>(tokens_.size());
+  if (place->token < there) {
+    const uint32_t end = std::min(there, place->token + kMostTokens);
+    while (place->token < end) message->MergeFrom(tokens_[place->token++]);
+    return Next::kMessage;
+  }
+  if (end_.has_value() && place->token > there) {
+    *status = absl::OutOfRangeError(
+        absl::StrCat("from_token is ", place->token, ", the answer has ", there, " tokens"));
+    return Next::kError;
+  }
+  if (end_.has_value() && end_->has_finished()) {
+    *message = end_->finished();
+    return Next::kLast;
+  }
+  if (!OverLocked()) return Next::kNothing;
+  *status = end_.has_value()
+                ? absl::Status(static_cast<absl::StatusCode>(end_->code()), end_->message())
+                : interrupted_;
+  return Next::kError;
+}
+
+ResumableStream::Unsaved ResumableStream::After(uint32_t events) const {
+  std::lock_guard lock(mu_);
+  Unsaved unsaved;
+  unsaved.end = end_;
+  const auto there = static_cast<uint32_t>(tokens_.size()) + (started_.has_value() ? 1 : 0);
+  const uint32_t certain = end_.has_value() || there == 0 ? there : there - 1;
+  for (uint32_t i = events; i < certain; ++i) {
+    *unsaved.events.add_events() = i == 0 ? *started_ : tokens_[i - 1];
+  }
+  return unsaved;
+}
+
+absl::Status ResumableStream::interrupted() const {
+  std::lock_guard lock(mu_);
+  return interrupted_;
+}
+
+bool ResumableStream::ended() const {
+  std::lock_guard lock(mu_);
+  return end_.has_value();
+}
+
+Duration ResumableStream::IdleFor(TimePoint now) {
+  std::lock_guard lock(mu_);
+  DetachLocked(nullptr);
+  return readers_.empty() ? now - idle_since_ : Duration(0);
+}
+
+}  // namespace whalepod

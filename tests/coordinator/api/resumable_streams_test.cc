@@ -1,0 +1,328 @@
+#include "coordinator/api/resumable_streams.h"
+
+#include <gmock/gmock.h>
+
+#include <condition_variable>
+#include <cstdlib>
+#include <filesystem>
+
+#include "tests/coordinator/api/loopback_frontend.h"
+
+namespace whalepod {
+namespace {
+
+using ::testing::HasSubstr;
+
+// Reads all there is, as it comes.
+class Reader final : public StreamReader, public std::enable_shared_from_this<Reader> {
+ public:
+  void Begin(const std::shared_ptr<ResumableStream>& stream, uint32_t from) {
+    {
+      std::lock_guard lock(mu_);
+      stream_ = stream;
+      place_.token = from;
+    }
+    stream->Attach(shared_from_this());
+  }
+  void OnMore() override {
+    std::lock_guard lock(mu_);
+    v1::GenerateResponse message;
+    while (!over_) {
+      const auto next = stream_->Take(&place_, &message, &status_);
+      if (next == ResumableStream::Next::kNothing) break;
+      over_ = next != ResumableStream::Next::kMessage;
+      if (message.has_started()) ++started_;
+      for (const auto& token : message.tokens().tokens()) ids_.push_back(token.token_id());
+      if (message.has_finished()) finished_ = message.finished();
+    }
+    changed_.notify_all();
+  }
+  bool WaitTokens(size_t count) {
+    std::unique_lock lock(mu_);
+    return changed_.wait_for(lock, kLong, [&] { return ids_.size() >= count; });
+  }
+  bool WaitOver() {
+    std::unique_lock lock(mu_);
+    return changed_.wait_for(lock, kLong, [&] { return over_; });
+  }
+  std::vector<uint32_t> ids() {
+    std::lock_guard lock(mu_);
+    return ids_;
+  }
+  absl::Status status() {
+    std::lock_guard lock(mu_);
+    return status_;
+  }
+  v1::GenerateResponse::Finished finished() {
+    std::lock_guard lock(mu_);
+    return finished_;
+  }
+
+ private:
+  static constexpr std::chrono::seconds kLong{20};
+  std::mutex mu_;
+  std::condition_variable changed_;
+  std::shared_ptr<ResumableStream> stream_;
+  ResumableStream::Place place_;
+  int started_ = 0;
+  bool over_ = false;
+  std::vector<uint32_t> ids_;
+  absl::Status status_;
+  v1::GenerateResponse::Finished finished_;
+};
+
+class ResumableStreamsTest : public ::testing::Test {
+ protected:
+  static constexpr uint32_t kTokens = 150;
+
+  void SetUp() override {
+    std::string folder = (std::filesystem::temp_directory_path() / "resume-XXXXXX").string();
+    ASSERT_NE(mkdtemp(folder.data()), nullptr);
+    folder_ = folder;
+    Restart();
+  }
+  void TearDown() override {
+    streams_.reset();
+    loopback_.reset();
+    store_.reset();
+    std::filesystem::remove_all(folder_);
+  }
+
+  // A new coordinator with new ranks over what is on disk.
+  void Restart(const std::string& identity = "") {
+    streams_.reset();
+    store_.reset();
+    loopback_ = std::make_unique<LoopbackFrontend>();
+    loopback_->model.identity = identity;
+    loopback_->SetReady();
+    auto store = StreamStore::Open(
+        {.path = folder_ + "/streams.db", .now_ms = [this] { return now_ms_.load(); }});
+    ASSERT_TRUE(store.ok()) << store.status();
+    store_ = *std::move(store);
+    MakeStreams();
+  }
+  void MakeStreams(Duration window = std::chrono::minutes(10)) {
+    ResumableStreams::Options options;
+    options.window = window;
+    options.flush = std::chrono::milliseconds(1);
+    options.now_ms = [this] { return now_ms_.load(); };
+    streams_ = std::make_unique<ResumableStreams>(loopback_->frontend.get(), store_.get(), options);
+  }
+
+  static v1::GenerateRequest RequestOf(const std::string& id) {
+    v1::GenerateRequest request;
+    request.set_request_id(id);
+    for (const uint32_t token : Prompt()) request.mutable_token_ids()->add_ids(token);
+    request.mutable_options()->set_max_tokens(kTokens);
+    request.mutable_options()->set_ignore_eos(true);
+    request.mutable_options()->set_seed(5);
+    request.set_resumable(true);
+    return request;
+  }
+  static std::vector<uint32_t> Prompt() { return {3, 1, 4, 1, 5}; }
+  static std::vector<uint32_t> Expected(uint32_t from = 0) {
+    std::vector<uint32_t> ids;
+    for (uint32_t i = from; i < kTokens; ++i) {
+      ids.push_back(ModelWorker::TokenAt(Prompt(), 5, i, 1000));
+    }
+    return ids;
+  }
+
+  std::shared_ptr<Reader> Read(const absl::StatusOr<std::shared_ptr<ResumableStream>>& stream,
+                               uint32_t from = 0) {
+    EXPECT_TRUE(stream.ok()) << stream.status();
+    auto reader = std::make_shared<Reader>();
+    if (stream.ok()) reader->Begin(*stream, from);
+    return reader;
+  }
+  // Until the journal has so many events of it, or its end.
+  void WaitSaved(const std::string& id, int events) {
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+    while (std::chrono::steady_clock::now() < deadline) {
+      const auto stored = store_->Read({"", id});
+      ASSERT_TRUE(stored.ok()) << stored.status();
+      if (stored->events.events_size() >= events || stored->end.has_value()) return;
+      std::this_thread::yield();
+    }
+    FAIL() << "not saved";
+  }
+
+  std::string folder_;
+  std::atomic<int64_t> now_ms_{1000};
+  std::unique_ptr<LoopbackFrontend> loopback_;
+  std::unique_ptr<StreamStore> store_;
+  std::unique_ptr<ResumableStreams> streams_;
+};
+
+TEST_F(ResumableStreamsTest, IsReadFromAnyTokenWhileItRunsAndAfterwards) {
+  const auto stream = streams_->Begin(RequestOf("one"), "");
+  const auto first = Read(stream);
+  ASSERT_TRUE(first->WaitOver());
+  EXPECT_EQ(first->ids(), Expected());
+  EXPECT_EQ(first->finished().usage().completion_tokens(), kTokens);
+  for (const uint32_t from : {0u, 1u, 17u, kTokens}) {
+    const auto again = Read(streams_->Resume("one", ""), from);
+    ASSERT_TRUE(again->WaitOver());
+    EXPECT_EQ(again->ids(), Expected(from));
+    EXPECT_EQ(again->finished().reason(), v1::FINISH_REASON_LENGTH);
+  }
+  WaitSaved("one", kTokens + 1);
+  Restart();
+  // It needs no engine any more.
+  const auto later = Read(streams_->Resume("one", ""), 7);
+  ASSERT_TRUE(later->WaitOver());
+  EXPECT_EQ(later->ids(), Expected(7));
+  EXPECT_EQ(later->finished().usage().completion_tokens(), kTokens);
+  EXPECT_EQ(loopback_->engine->Stats().submitted, 0u);
+}
+
+TEST_F(ResumableStreamsTest, GoesOnAfterARestartWithTheSameTokens) {
+  int interrupted = 0;
+  for (const int saved : {0, 1, 2, 9, 20}) {
+    const std::string id = "restart-" + std::to_string(saved);
+    const auto first = Read(streams_->Begin(RequestOf(id), ""));
+    ASSERT_TRUE(first->WaitTokens(static_cast<size_t>(saved)));
+    WaitSaved(id, saved);
+    loopback_->engine->Fail(absl::UnavailableError("a rank is lost"));
+    ASSERT_TRUE(first->WaitOver());
+    const auto had = static_cast<uint32_t>(first->ids().size());
+    interrupted += absl::IsUnavailable(first->status()) ? 1 : 0;
+    Restart();
+    const auto second = Read(streams_->Resume(id, ""), had);
+    ASSERT_TRUE(second->WaitOver());
+    EXPECT_TRUE(second->status().ok()) << second->status();
+    EXPECT_EQ(second->ids(), Expected(had));
+    EXPECT_EQ(second->finished().usage().completion_tokens(), kTokens);
+    EXPECT_EQ(second->finished().usage().prompt_tokens(), Prompt().size());
+    const auto whole = Read(streams_->Resume(id, ""), 0);
+    ASSERT_TRUE(whole->WaitOver());
+    EXPECT_EQ(whole->ids(), Expected());
+    loopback_->ExpectAllFreed();
+  }
+  EXPECT_GT(interrupted, 0) << "all ended before the deployment went down";
+}
+
+TEST_F(ResumableStreamsTest, GoesOnWithoutAReader) {
+  loopback_->ranks->Hold(true);
+  { const auto reader = Read(streams_->Begin(RequestOf("alone"), "")); }
+  loopback_->ranks->Hold(false);
+  WaitSaved("alone", kTokens + 1);
+  const auto reader = Read(streams_->Resume("alone", ""));
+  ASSERT_TRUE(reader->WaitOver());
+  EXPECT_EQ(reader->ids(), Expected());
+}
+
+TEST_F(ResumableStreamsTest, IsCancelledAndForgottenWhenNobodyReadsIt) {
+  MakeStreams(/*window=*/std::chrono::milliseconds(1));
+  loopback_->ranks->Hold(true);
+  auto stream = streams_->Begin(RequestOf("left"), "");
+  ASSERT_TRUE(stream.ok());
+  now_ms_ = 10'000;
+  loopback_->ranks->Hold(false);
+  loopback_->ExpectAllFreed();
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  while (store_->Read({"", "left"}).ok() && std::chrono::steady_clock::now() < deadline) {
+    now_ms_ += 10;
+    std::this_thread::yield();
+  }
+  EXPECT_TRUE(absl::IsNotFound(streams_->Resume("left", "").status()));
+}
+
+TEST_F(ResumableStreamsTest, IsCancelledByName) {
+  loopback_->ranks->Hold(true);
+  const auto reader = Read(streams_->Begin(RequestOf("stop"), ""));
+  EXPECT_TRUE(absl::IsNotFound(streams_->Cancel("stop", "somebody")));
+  ASSERT_TRUE(streams_->Cancel("stop", "").ok());
+  ASSERT_TRUE(reader->WaitOver());
+  EXPECT_TRUE(absl::IsCancelled(reader->status())) << reader->status();
+  loopback_->ranks->Hold(false);
+  loopback_->ExpectAllFreed();
+  // Also when it is asked for again, and when it waits on disk.
+  WaitSaved("stop", 1);
+  const auto again = Read(streams_->Resume("stop", ""));
+  ASSERT_TRUE(again->WaitOver());
+  EXPECT_TRUE(absl::IsCancelled(again->status())) << again->status();
+  ASSERT_TRUE(store_->Add({"", "asleep"}, RequestOf("asleep"), "").ok());
+  ASSERT_TRUE(streams_->Cancel("asleep", "").ok());
+  EXPECT_EQ(store_->Read({"", "asleep"})->end->code(), 1);
+}
+
+TEST_F(ResumableStreamsTest, WhatCannotBeResumedIsRefusedByName) {
+  v1::GenerateRequest request = RequestOf("two");
+  request.mutable_options()->set_temperature(1);
+  request.mutable_options()->set_n(2);
+  absl::Status status = streams_->Begin(request, "").status();
+  EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("options.n"));
+  request = RequestOf("two");
+  request.mutable_options()->set_prompt_logprobs(1);
+  status = streams_->Begin(request, "").status();
+  EXPECT_THAT(std::string(status.message()), HasSubstr("options.prompt_logprobs"));
+
+  const auto first = Read(streams_->Begin(RequestOf("two"), ""));
+  ASSERT_TRUE(first->WaitOver());
+  EXPECT_TRUE(absl::IsAlreadyExists(streams_->Begin(RequestOf("two"), "").status()));
+  EXPECT_TRUE(absl::IsNotFound(streams_->Resume("two", "another tenant").status()));
+  const auto beyond = Read(streams_->Resume("two", ""), kTokens + 1);
+  ASSERT_TRUE(beyond->WaitOver());
+  EXPECT_TRUE(absl::IsOutOfRange(beyond->status())) << beyond->status();
+
+  ResumableStreams none(loopback_->frontend.get(), nullptr, {});
+  EXPECT_TRUE(absl::IsFailedPrecondition(none.Begin(RequestOf("x"), "").status()));
+  EXPECT_TRUE(absl::IsFailedPrecondition(none.Resume("x", "").status()));
+  EXPECT_TRUE(absl::IsFailedPrecondition(none.Cancel("x", "")));
+}
+
+TEST_F(ResumableStreamsTest, AnotherModelDoesNotGoOn) {
+  ASSERT_TRUE(store_->Add({"", "begun"}, RequestOf("begun"), "").ok());
+  Restart("other weights");
+  const absl::Status status = streams_->Resume("begun", "").status();
+  EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("other weights"));
+}
+
+TEST_F(ResumableStreamsTest, OneThatTheQueueRefusesLeavesNothing) {
+  loopback_->ranks->Hold(true);
+  absl::Status status;
+  int taken = 0;
+  std::vector<std::shared_ptr<Reader>> readers;
+  for (; taken < 30; ++taken) {
+    auto stream = streams_->Begin(RequestOf("q" + std::to_string(taken)), "");
+    status = stream.status();
+    if (!status.ok()) break;
+    readers.push_back(Read(stream));
+  }
+  EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
+  const std::string refused = "q" + std::to_string(taken);
+  EXPECT_TRUE(absl::IsNotFound(store_->Read({"", refused}).status()));
+  loopback_->ranks->Hold(false);
+  for (const auto& reader : readers) {
+    ASSERT_TRUE(reader->WaitOver());
+    EXPECT_EQ(reader->ids(), Expected());
+  }
+  const auto now = Read(streams_->Begin(RequestOf(refused), ""));
+  ASSERT_TRUE(now->WaitOver());
+  EXPECT_EQ(now->ids(), Expected());
+}
+
+// What is drawn or taken from defaults is the same after a restart.
+TEST_F(ResumableStreamsTest, TheSeedIsKept) {
+  v1::GenerateRequest request = RequestOf("drawn");
+  request.mutable_options()->clear_seed();
+  request.mutable_options()->clear_max_tokens();
+  const auto first = Read(streams_->Begin(request, ""));
+  ASSERT_TRUE(first->WaitTokens(3));
+  loopback_->engine->Fail(absl::UnavailableError("a rank is lost"));
+  ASSERT_TRUE(first->WaitOver());
+  const std::vector<uint32_t> had = first->ids();
+  Restart();
+  const auto second = Read(streams_->Resume("drawn", ""));
+  ASSERT_TRUE(second->WaitOver());
+  std::vector<uint32_t> begins = second->ids();
+  EXPECT_EQ(begins.size(), 195u);
+  begins.resize(had.size());
+  EXPECT_EQ(begins, had);
+}
+
+}  // namespace
+}  // namespace whalepod

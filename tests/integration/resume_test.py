@@ -1,0 +1,191 @@
+"""Resumable requests of a real deployment: dropped connections, restarts, the command line, the Python
+client. What kill -9 does to many of them is in kill_test.py."""
+
+import json
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import unittest
+
+import grpc
+from deployment import BIN, PATIENCE, SOURCE, Deployment, question
+from whalepod.v1 import inference_pb2
+
+sys.path.append(str(SOURCE / "deploy/python"))
+from whalepod.client import Client  # noqa: E402
+
+TOKENS = 200
+OPTIONS = {"max_tokens": TOKENS, "ignore_eos": True, "temperature": 0.6, "seed": 11}
+PROMPT = question(48, 97)
+
+
+def free_port():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def ids_of(events):
+    return [token.token_id for event in events for token in event.tokens.tokens]
+
+
+def text_of(events):
+    text = {}
+    for event in events:
+        for span in event.tokens.spans:
+            text[span.kind] = text.get(span.kind, "") + span.text
+    return text
+
+
+class DropTest(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.folder = tempfile.TemporaryDirectory()
+        cls.deployment = Deployment("--state-dir", cls.folder.name).__enter__()
+        cls.client = cls.deployment.client
+        cls.expected = list(cls.client.stub.Generate(cls.client.request(PROMPT, **OPTIONS), timeout=PATIENCE))
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.deployment.__exit__()
+        cls.folder.cleanup()
+
+    def request(self, name):
+        request = self.client.request(PROMPT, **OPTIONS)
+        request.request_id, request.resumable = name, True
+        return request
+
+    def resume(self, name, from_token):
+        return self.client.stub.ResumeGenerate(
+            inference_pb2.ResumeGenerateRequest(request_id=name, from_token=from_token), timeout=PATIENCE)
+
+    def test_a_dropped_connection_loses_and_doubles_nothing(self):
+        for had in (1, 2, 63, 150):
+            name, events = f"dropped-{had}", []
+            call = self.client.stub.Generate(self.request(name), timeout=PATIENCE)
+            for event in call:
+                events.append(event)
+                if len(ids_of(events)) >= had:
+                    break
+            call.cancel()
+            rest = list(self.resume(name, len(ids_of(events))))
+            self.assertEqual(ids_of(events) + ids_of(rest), ids_of(self.expected))
+            self.assertEqual(text_of(events + rest), text_of(self.expected))
+            self.assertEqual(rest[-1].finished.usage.completion_tokens, TOKENS)
+            self.assertEqual(ids_of(self.resume(name, 0)), ids_of(self.expected))
+
+    def test_two_readers_read_the_same(self):
+        self.client.stub.Generate(self.request("twice"), timeout=PATIENCE)
+        seen = [None] * 4
+
+        def read(i):
+            while True:
+                try:
+                    seen[i] = ids_of(self.resume("twice", 40 * i))
+                    return
+                except grpc.RpcError as error:
+                    if error.code() != grpc.StatusCode.NOT_FOUND:  # it may not have come yet
+                        raise
+        readers = [threading.Thread(target=read, args=[i]) for i in range(len(seen))]
+        for reader in readers:
+            reader.start()
+        for reader in readers:
+            reader.join()
+        for i, ids in enumerate(seen):
+            self.assertEqual(ids, ids_of(self.expected)[40 * i:])
+
+    def test_cancel_frees_everything(self):
+        request = self.request("cancelled")
+        request.options.max_tokens = 3000
+        call = self.client.stub.Generate(request, timeout=PATIENCE)
+        next(call)
+        self.client.stub.CancelGenerate(
+            inference_pb2.CancelGenerateRequest(request_id="cancelled"), timeout=PATIENCE)
+        with self.assertRaises(grpc.RpcError) as caught:
+            list(call)
+        self.assertEqual(caught.exception.code(), grpc.StatusCode.CANCELLED)
+        self.client.wait_status("free", lambda s: s.running == s.waiting == s.kv_blocks_used == 0)
+
+    def test_errors(self):
+        for call, code, what in (
+            (self.resume("nobody", 0), grpc.StatusCode.NOT_FOUND, "nobody"),
+            (self.client.stub.Generate(self.request("x y"), timeout=PATIENCE),
+             grpc.StatusCode.INVALID_ARGUMENT, "request_id"),
+        ):
+            with self.assertRaises(grpc.RpcError) as caught:
+                list(call)
+            self.assertEqual(caught.exception.code(), code)
+            self.assertIn(what, caught.exception.details())
+
+    def test_the_command_line(self):
+        command = [BIN / "whalepod", "generate", "--endpoint", self.client.endpoint, "--json"]
+        flags = ["--max-tokens", TOKENS, "--ignore-eos", "--temperature", 0.6, "--seed", 11, "--resumable"]
+        ids = ",".join(map(str, PROMPT))
+        run = subprocess.run([*command, "--prompt-token-ids", ids, *map(str, flags)],
+                             capture_output=True, text=True, timeout=PATIENCE)
+        self.assertEqual(run.returncode, 0, run.stderr)
+        answer = json.loads(run.stdout)
+        self.assertEqual(answer["token_ids"], ids_of(self.expected))
+        again = subprocess.run([*command, "--resume", answer["request_id"]],
+                               capture_output=True, text=True, timeout=PATIENCE)
+        self.assertEqual(again.returncode, 0, again.stderr)
+        self.assertEqual(json.loads(again.stdout)["token_ids"], answer["token_ids"])
+        self.assertEqual(json.loads(again.stdout)["text"], answer["text"])
+
+
+class RestartTest(unittest.TestCase):
+    def test_clients_go_on_over_a_restart(self):
+        port = free_port()
+        with tempfile.TemporaryDirectory() as folder:
+            deploy = lambda: Deployment("--state-dir", folder, grpc_port=port)
+            tokens = 1500
+            options = {**OPTIONS, "max_tokens": tokens}
+            with deploy() as deployment:
+                expected, _, _ = deployment.client.generate(PROMPT, **options)
+                request = deployment.client.request(PROMPT, **options)
+                python = Client(deployment.client.endpoint)
+                events, enough, errors = [], threading.Event(), []
+
+                def read():
+                    try:
+                        for event in python.generate_resumable(request, wait=PATIENCE):
+                            events.append(event)
+                            if len(ids_of(events)) >= 5:
+                                enough.set()
+                    except grpc.RpcError as error:
+                        errors.append(error)
+                    enough.set()
+
+                reader = threading.Thread(target=read)
+                reader.start()
+                flags = ["--max-tokens", tokens, "--ignore-eos", "--temperature", 0.6, "--seed", 11]
+                command = subprocess.Popen(
+                    [BIN / "whalepod", "generate", "--endpoint", deployment.client.endpoint, "--json",
+                     "--resumable", "--prompt-token-ids", ",".join(map(str, PROMPT)), *map(str, flags)],
+                    stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                self.assertTrue(enough.wait(PATIENCE))
+                deployment.client.wait_status("running, both of them", lambda s: s.running == 2)
+                deployment.kill()
+            with deploy():
+                reader.join(PATIENCE)
+                self.assertFalse(reader.is_alive() or errors, errors)
+                self.assertEqual(ids_of(events), expected)
+                output, said = command.communicate(timeout=PATIENCE)
+                self.assertEqual(command.returncode, 0, said)
+                self.assertEqual(json.loads(output)["token_ids"], expected)
+                python.channel.close()
+
+    def test_without_a_folder_it_is_refused(self):
+        with Deployment() as deployment:
+            request = deployment.client.request(PROMPT, **OPTIONS)
+            request.resumable = True
+            with self.assertRaises(grpc.RpcError) as caught:
+                list(deployment.client.stub.Generate(request, timeout=PATIENCE))
+            self.assertEqual(caught.exception.code(), grpc.StatusCode.FAILED_PRECONDITION)
+            self.assertIn("--state-dir", caught.exception.details())
+
+
+if __name__ == "__main__":
+    unittest.main()
