@@ -85,6 +85,7 @@ class RandomHistory {
     request.sampling.set_ignore_eos(Pick(0, 1) == 0);
     if (Pick(0, 3) == 0) request.sampling.add_stop_token_ids(Pick(0, 999));
     if (Pick(0, 9) == 0) request.sampling.set_prompt_logprobs(0);
+    if (Pick(0, 4) == 0) GenerateSome(&request);
     request.tenant = std::string(1, static_cast<char>('a' + Pick(0, 2)));
     request.priority = static_cast<int32_t>(Pick(0, 3)) - 1;
     const auto in = [this](uint32_t most) {
@@ -94,6 +95,23 @@ class RandomHistory {
     if (Pick(0, 5) == 0) request.first_token_deadline = in(1000);
     if (Pick(0, 5) == 0) request.deadline = in(4000);
     return request;
+  }
+
+  // As an earlier deployment would have, up to a token that does not end it.
+  void GenerateSome(SchedulerRequest* request) {
+    const uint32_t most = Pick(0, request->sampling.max_tokens() - 1);
+    const auto ends = [&](uint32_t token) {
+      const auto& stops = request->sampling.stop_token_ids();
+      return (!request->sampling.ignore_eos() && token < 100) ||
+             std::count(stops.begin(), stops.end(), token) > 0;
+    };
+    while (request->generated.size() < most) {
+      const uint32_t token =
+          ModelWorker::TokenAt(request->prompt, request->sampling.seed(),
+                               static_cast<uint32_t>(request->generated.size()), 1000);
+      if (ends(token)) break;
+      request->generated.push_back(token);
+    }
   }
 
   std::mt19937 rng_;

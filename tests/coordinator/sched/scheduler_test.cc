@@ -58,6 +58,32 @@ TEST(Scheduler, OneRequestFromPromptToLastToken) {
   EXPECT_TRUE(scheduler->Audit().ok()) << scheduler->Audit();
 }
 
+TEST(Scheduler, GoesOnWithWhatAnEarlierDeploymentGenerated) {
+  auto scheduler = Make(SmallConfig());
+  SchedulerRequest request = MakeRequest(6, 3);
+  request.generated = {7, 8, 9};
+  const absl::Status status = scheduler->Submit(request).status();
+  EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("nothing is left"));
+  request.generated = {7, 8};
+  ASSERT_TRUE(scheduler->Submit(request).ok());
+  const v1::StepPlan plan = scheduler->NextStep(TimePoint());
+  ASSERT_EQ(plan.new_sequences_size(), 1);
+  // Computed in one prefill, in the form that generated tokens have.
+  EXPECT_EQ(plan.new_sequences(0).tokens_size(), 8);
+  EXPECT_EQ(plan.new_sequences(0).prompt_len(), 6u);
+  EXPECT_EQ(plan.prefill(0).tokens(), 8u);
+  v1::SampledToken token;
+  token.set_sequence(1);
+  token.set_index(2);
+  token.set_token_id(5);
+  const auto events =
+      scheduler->Commit(plan.step(), {{.tokens = {token}, .live_sequences = 1, .live_blocks = 2}});
+  ASSERT_TRUE(events.ok()) << events.status();
+  ASSERT_EQ(events->size(), 1u);
+  EXPECT_EQ(events->front().reason, v1::FINISH_REASON_LENGTH);
+}
+
 TEST(Scheduler, EndTokenStopsAndOverrunIsIgnored) {
   SchedulerConfig config = SmallConfig();
   SchedulerRequest request = MakeRequest(2, 20);

@@ -40,9 +40,11 @@ Simulation::Simulation(const SchedulerConfig& config)
 
 uint64_t Simulation::Submit(SchedulerRequest request) {
   request.arrival = now_;
+  const std::vector<uint32_t> had = request.generated;
   const absl::StatusOr<uint64_t> id = scheduler_->Submit(request);
   if (!id.ok()) return 0;
   requests_[*id].request = std::move(request);
+  requests_[*id].got = had;
   return *id;
 }
 
