@@ -17,8 +17,8 @@ namespace whalepod {
 // One connection, for one thread at a time.
 class Database {
  public:
-  // Opens or makes the file; `name` says what it is. Errors of this and of all statements give both.
-  // DATA_LOSS: it is corrupt, or no SQLite database; RESOURCE_EXHAUSTED: the disk is full;
+  // Opens or makes the file; `name` says what it is. Errors of this and of all statements give
+  // both. DATA_LOSS: it is corrupt, or no SQLite database; RESOURCE_EXHAUSTED: the disk is full;
   // FAILED_PRECONDITION: it can only be read, or another process holds it; NOT_FOUND: it can be
   // neither opened nor made; UNAVAILABLE: the disk fails.
   static absl::StatusOr<std::unique_ptr<Database>> Open(const std::string& name,
@@ -34,6 +34,7 @@ class Database {
 
     Query& Bind(int64_t value);
     Query& Bind(const std::string& text);
+    Query& BindReal(double value);
     Query& BindBlob(const std::string& bytes);
 
     // The next row; false: there is none.
@@ -42,6 +43,7 @@ class Database {
     absl::Status Run();
 
     int64_t Int(int column) const { return sqlite3_column_int64(statement_, column); }
+    double Real(int column) const { return sqlite3_column_double(statement_, column); }
     std::string Bytes(int column) const;
 
    private:
