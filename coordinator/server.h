@@ -25,6 +25,7 @@
 #include "coordinator/options.h"
 #include "coordinator/sched/engine.h"
 #include "coordinator/text/model_text.h"
+#include "coordinator/usage/usage_store.h"
 #include "whalepod/v1/plan.pb.h"
 
 namespace whalepod {
@@ -61,6 +62,7 @@ class CoordinatorServer {
   CoordinatorServer(const ServeOptions& options, Checkpoint checkpoint);
 
   void LoadText();
+  absl::Status OpenUsage();
   absl::Status OpenJobs();
   absl::Status Listen();
   absl::Status MakePlanFor(const std::vector<v1::Hello>& hellos);
@@ -79,6 +81,7 @@ class CoordinatorServer {
   uint64_t epoch_ = 0;
   std::unique_ptr<EpochStore> epochs_;
   ServingMetrics metrics_;
+  std::unique_ptr<UsageStore> usage_;  // outlives the requests that the engine holds
 
   mutable std::mutex mu_;
   std::condition_variable changed_;

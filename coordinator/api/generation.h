@@ -75,10 +75,9 @@ class Generation final : public std::enable_shared_from_this<Generation> {
     std::optional<ReasoningParser> parser;  // of a model with a tokenizer
     std::optional<StopStrings> stops;       // likewise
     uint64_t sequence = 0;                  // 0: not with the engine
-    uint32_t cached_tokens = 0, completion_tokens = 0, reasoning_tokens = 0;
+    uint32_t completion_tokens = 0;
     v1::GenerateResponse tokens, finished;  // to be written
     uint32_t unread = 0;                    // tokens in `tokens`, and the best ids with them
-    bool scheduled = false;                 // it has run
     bool ended = false;                     // `finished` is made
   };
 
@@ -99,6 +98,9 @@ class Generation final : public std::enable_shared_from_this<Generation> {
   // one has ended it.
   bool TakeSpansLocked(Choice& choice, bool last);
   void EndLocked(Choice& choice, v1::FinishReason reason);
+  uint32_t IndexOf(const Choice& choice) const {
+    return static_cast<uint32_t>(&choice - choices_.data());
+  }
   bool OverLocked() const { return finished_ || !failed_.ok(); }
   // Takes the next message that is due; false if there is none.
   bool TakeDueLocked(v1::GenerateResponse* message);
