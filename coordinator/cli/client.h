@@ -70,6 +70,7 @@ class Client {
                                   Canceller* canceller = nullptr);
   absl::StatusOr<v1::GetModelResponse> GetModel();
   absl::StatusOr<v1::GetStatusResponse> GetStatus();
+  absl::StatusOr<v1::GetUsageResponse> GetUsage(const v1::GetUsageRequest& request);
 
  private:
   const std::unique_ptr<v1::InferenceService::StubInterface> stub_;
