@@ -22,6 +22,11 @@ class Client:
         """The messages of one GenerateRequest, as they come."""
         return self.inference.Generate(request, metadata=self.metadata)
 
+    def usage(self, from_day="", to_day=""):
+        """GetUsageResponse: accounts by day, API key and source; the last 30 days if nothing is said."""
+        request = inference_pb2.GetUsageRequest(from_day=from_day, to_day=to_day)
+        return self.inference.GetUsage(request, metadata=self.metadata)
+
     def submit(self, work, **fields):
         """The Job of JSON lines (bytes) or of a GenerateRequest; fields as SubmitJobRequest's."""
         kind = "generate" if isinstance(work, inference_pb2.GenerateRequest) else "jsonl"
