@@ -44,7 +44,8 @@ void AddUsage(CLI::App& app, CommandRun& run) {
       {"key", UsageBy::kKey}, {"day", UsageBy::kDay}, {"both", UsageBy::kBoth}};
   command->add_option("--by", flags->by, "what is summed up: a line for each key, day, or both")
       ->transform(CLI::CheckedTransformer(by))
-      ->default_str("both");
+      ->default_str("both")
+      ->option_text("key, day or both; default both");
   command->add_flag("--json", flags->json, "one JSON object");
   command->callback([flags, &run] { run = [flags] { return Usage(*flags); }; });
 }
