@@ -89,8 +89,13 @@ void AddPlaces(CLI::App& app, ServeOptions& o) {
       ->delimiter(',')
       ->expected(1)
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+  Add(app, "--usage-admin", o.usage_admin,
+      "name of the API key that sees the usage of all keys; empty: each sees its own");
+  Add(app, "--price-file", o.price_file,
+      "JSON: dollars for a million tokens, cached_input, input and output; empty: 0.14, 0.55, "
+      "2.19");
   Add(app, "--state-dir", o.state_dir,
-      "folder that keeps epoch number, jobs and resumable requests over restarts");
+      "folder that keeps epoch number, jobs, resumable requests and usage over restarts");
   Add(app, "--jobs-db", o.jobs_db,
       "file that keeps jobs; empty: jobs.db in --state-dir, without which jobs are refused");
   Add(app, "--resume-window", o.resume_window,

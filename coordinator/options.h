@@ -45,7 +45,9 @@ struct ServeOptions {
   int grpc_port = 50051;
   int control_port = 50052;
   std::vector<std::string> api_keys;  // KEY or NAME:KEY; none: everybody may ask
-  std::string state_dir;              // empty: epochs are not kept
+  std::string usage_admin;            // the key's name that sees all accounts; empty: none
+  std::string price_file;             // empty: R1's list prices
+  std::string state_dir;              // empty: epochs and accounts are not kept
   std::string jobs_db;                // empty: jobs.db in state_dir, if there is one
   uint32_t jobs_in_flight = 32;
   LogFormat log_format = LogFormat::kText;

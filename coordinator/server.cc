@@ -222,10 +222,11 @@ absl::Status CoordinatorServer::Listen() {
   fleet_ = std::make_unique<Fleet>(std::move(fleet));
   fleet_->SetOnFailed([this](const absl::Status& status) { NoteFailure(status); });
 
-  ASSIGN_OR_RETURN(ApiKeys keys, ApiKeys::Parse(options_.api_keys));
+  ASSIGN_OR_RETURN(ApiKeys keys, ApiKeys::Parse(options_.api_keys, options_.usage_admin));
+  RETURN_IF_ERROR(OpenUsage());
   frontend_ = std::make_unique<Frontend>(
       DescribeModel(), [this](v1::GetStatusResponse* status) { FillStatus(status); }, &metrics_,
-      std::move(keys));
+      usage_.get(), std::move(keys));
   RETURN_IF_ERROR(OpenJobs());
   RETURN_IF_ERROR(OpenStreams());
   ASSIGN_OR_RETURN(api_, ApiServer::Start({.host = options_.host, .port = options_.grpc_port},
@@ -237,6 +238,19 @@ absl::Status CoordinatorServer::Listen() {
   spdlog::info("epoch {}: {} as {}, {} ranks; on {}: HTTP {}, gRPC {}, workers {}", epoch_,
                NameOf(options_), LayoutName(plan_.layout()), ranks(), options_.host, http_port(),
                grpc_port(), control_port());
+  return absl::OkStatus();
+}
+
+absl::Status CoordinatorServer::OpenUsage() {
+  UsageStore::Options usage;
+  if (!options_.state_dir.empty()) usage.path = options_.state_dir + "/usage.db";
+  usage.now_ms = WallMs;
+  if (!options_.price_file.empty()) {
+    absl::StatusOr<Prices> prices = Prices::Read(options_.price_file);
+    if (!prices.ok()) return Annotate(prices.status(), "--price-file");
+    usage.prices = *prices;
+  }
+  ASSIGN_OR_RETURN(usage_, UsageStore::Open(std::move(usage)));
   return absl::OkStatus();
 }
 

@@ -27,6 +27,7 @@
 #include "coordinator/sched/engine.h"
 #include "coordinator/streams/stream_store.h"
 #include "coordinator/text/model_text.h"
+#include "coordinator/usage/usage_store.h"
 #include "whalepod/v1/plan.pb.h"
 
 namespace whalepod {
@@ -63,6 +64,7 @@ class CoordinatorServer {
   CoordinatorServer(const ServeOptions& options, Checkpoint checkpoint);
 
   void LoadText();
+  absl::Status OpenUsage();
   absl::Status OpenJobs();
   absl::Status OpenStreams();
   absl::Status Listen();
@@ -82,6 +84,7 @@ class CoordinatorServer {
   uint64_t epoch_ = 0;
   std::unique_ptr<EpochStore> epochs_;
   ServingMetrics metrics_;
+  std::unique_ptr<UsageStore> usage_;  // outlives the requests that the engine holds
 
   mutable std::mutex mu_;
   std::condition_variable changed_;

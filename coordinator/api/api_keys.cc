@@ -13,7 +13,8 @@
 
 namespace whalepod {
 
-absl::StatusOr<ApiKeys> ApiKeys::Parse(const std::vector<std::string>& entries) {
+absl::StatusOr<ApiKeys> ApiKeys::Parse(const std::vector<std::string>& entries,
+                                       const std::string& usage_admin) {
   ApiKeys keys;
   for (size_t i = 0; i < entries.size(); ++i) {
     const std::string& entry = entries[i];
@@ -34,6 +35,13 @@ absl::StatusOr<ApiKeys> ApiKeys::Parse(const std::vector<std::string>& entries) 
     }
     keys.keys_.push_back({name, Sha256(key)});
   }
+  const bool known = std::any_of(keys.keys_.begin(), keys.keys_.end(),
+                                 [&](const Key& key) { return key.name == usage_admin; });
+  if (!known && !usage_admin.empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--usage-admin: no --api-key has the name ", usage_admin));
+  }
+  keys.usage_admin_ = usage_admin;
   return keys;
 }
 

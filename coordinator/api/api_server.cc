@@ -15,6 +15,7 @@
 #include "coordinator/api/grpc_generate.h"
 #include "coordinator/api/grpc_resume.h"
 #include "coordinator/api/job_service.h"
+#include "coordinator/api/work_pool.h"
 #include "whalepod/v1/inference.grpc.pb.h"
 
 namespace whalepod {
@@ -23,6 +24,7 @@ namespace {
 constexpr char kServiceName[] = "whalepod.v1.InferenceService";
 // A prompt of 160k token ids takes half a megabyte, its text somewhat more.
 constexpr int kMostMessage = 4 << 20;
+constexpr size_t kUsageQueue = 64;
 
 class Service final : public v1::InferenceService::CallbackService {
  public:
@@ -120,6 +122,22 @@ class Service final : public v1::InferenceService::CallbackService {
     return reactor;
   }
 
+  grpc::ServerUnaryReactor* GetUsage(grpc::CallbackServerContext* context,
+                                     const v1::GetUsageRequest* request,
+                                     v1::GetUsageResponse* response) override {
+    grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+    const absl::StatusOr<std::string> caller = CallerOf(frontend_, *context);
+    absl::Status queued = caller.status();
+    if (queued.ok() && !usage_work_.Run([this, reactor, request, response, caller = *caller] {
+          reactor->Finish(ToGrpcStatus(frontend_.GetUsage(caller, *request, response)));
+        })) {
+      queued = WithRetryDelay(absl::ResourceExhaustedError("too many ask for their usage at once"),
+                              "QUEUE_FULL", kRetryMs);
+    }
+    if (!queued.ok()) reactor->Finish(ToGrpcStatus(queued));
+    return reactor;
+  }
+
  private:
   // Ends a call with what `work` says, which runs on a thread of its own and may outlive this.
   template <typename Work>
@@ -156,7 +174,8 @@ class Service final : public v1::InferenceService::CallbackService {
   }
 
   Frontend& frontend_;
-  ResumableStreams* const streams_;  // null: none
+  ResumableStreams* const streams_;                  // null: none
+  WorkPool usage_work_{/*threads=*/1, kUsageQueue};  // waits for the disk; last: uses the rest
 };
 
 class GrpcApiServer final : public ApiServer {

@@ -21,10 +21,11 @@ int TextThreads() {
 
 }  // namespace
 
-Frontend::Frontend(ServedModel model, StatusFn status, ServingMetrics* metrics, ApiKeys keys,
-                   const Clock* clock)
+Frontend::Frontend(ServedModel model, StatusFn status, ServingMetrics* metrics, UsageStore* usage,
+                   ApiKeys keys, const Clock* clock)
     : status_(std::move(status)),
       metrics_(metrics),
+      usage_(usage),
       keys_(std::move(keys)),
       clock_(clock),
       serving_{.model = std::make_shared<const ServedModel>(std::move(model)),

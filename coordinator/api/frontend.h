@@ -13,11 +13,13 @@
 #include "base/clock.h"
 #include "coordinator/api/api_keys.h"
 #include "coordinator/api/generation.h"
+#include "coordinator/api/usage_answer.h"
 #include "coordinator/api/validate.h"
 #include "coordinator/api/work_pool.h"
 #include "coordinator/metrics/request_record.h"
 #include "coordinator/metrics/serving_metrics.h"
 #include "coordinator/sched/engine.h"
+#include "coordinator/usage/usage_store.h"
 #include "whalepod/v1/inference.pb.h"
 
 namespace whalepod {
@@ -28,9 +30,9 @@ class Frontend {
   // Fills GetStatus's answer.
   using StatusFn = std::function<void(v1::GetStatusResponse*)>;
 
-  // Not ready; `model` is told in the meantime. `metrics` outlives this.
-  Frontend(ServedModel model, StatusFn status, ServingMetrics* metrics, ApiKeys keys = ApiKeys(),
-           const Clock* clock = Clock::Real());
+  // Not ready; `model` is told in the meantime. `metrics` and `usage` outlive this.
+  Frontend(ServedModel model, StatusFn status, ServingMetrics* metrics, UsageStore* usage,
+           ApiKeys keys = ApiKeys(), const Clock* clock = Clock::Real());
 
   // From now on requests go to `engine`, which outlives this.
   void SetReady(ServedModel model, Engine* engine);
@@ -44,7 +46,7 @@ class Frontend {
   ServingMetrics* metrics() const { return metrics_; }
   // A request that has just arrived.
   RequestRecord NewRecord(Transport transport) const {
-    return RequestRecord(metrics_, transport, clock_->Now());
+    return RequestRecord(metrics_, usage_, transport, clock_->Now());
   }
   // What GET /metrics answers.
   std::string MetricsText() const;
@@ -73,7 +75,12 @@ class Frontend {
   absl::Status Tokenize(const v1::TokenizeRequest& request, v1::TokenizeResponse* response) const;
   absl::Status Detokenize(const v1::DetokenizeRequest& request,
                           v1::DetokenizeResponse* response) const;
-  // Runs `work`, one of the two, on a thread for text; RESOURCE_EXHAUSTED if too many wait.
+  // The accounts that `caller` may see. Waits for the disk.
+  absl::Status GetUsage(const std::string& caller, const v1::GetUsageRequest& request,
+                        v1::GetUsageResponse* response) const {
+    return AnswerUsage(*usage_, caller, keys_.SeesAllUsage(caller), request, response);
+  }
+  // Runs `work`, Tokenize or Detokenize, on a thread for text; RESOURCE_EXHAUSTED if too many wait.
   absl::Status RunTextWork(std::function<void()> work);
 
  private:
@@ -91,6 +98,7 @@ class Frontend {
 
   const StatusFn status_;
   ServingMetrics* const metrics_;
+  UsageStore* const usage_;
   const ApiKeys keys_;
   const Clock* const clock_;
   mutable std::mutex scrape_mu_;  // a scrape sets what it then reads

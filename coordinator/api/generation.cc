@@ -63,6 +63,7 @@ void Generation::Begin(Engine* engine, CheckedGenerate checked, std::string requ
     std::lock_guard lock(mu_);
     waiting_ = false;
     record_.SetId(request_id);
+    record_.SetCaller(checked.request.tenant);
     if (cancelled_) {
       FinishLocked(Cancelled());
       return;
@@ -157,15 +158,13 @@ void Generation::TakePrompt(absl::Span<const v1::PromptLogprob> tokens) {
 void Generation::TakeScheduled(uint32_t index, uint32_t cached_tokens) {
   std::lock_guard lock(mu_);
   if (OverLocked()) return;
-  record_.OnScheduled(index, clock_->Now());
-  Choice& choice = choices_[index];
-  // After a preemption more is found than the client was spared.
-  if (!std::exchange(choice.scheduled, true)) choice.cached_tokens = cached_tokens;
+  record_.OnScheduled(index, cached_tokens, clock_->Now());
 }
 
 bool Generation::TakeHistoryLocked(const std::vector<v1::GeneratedToken>& history) {
   for (const v1::GeneratedToken& token : history) {
     Choice& choice = choices_.front();
+    record_.OnHistory(0);
     const bool stopped = AddTokenLocked(choice, token);
     if (stopped) EndLocked(choice, v1::FINISH_REASON_STOP);
     WriteNextLocked();
@@ -222,7 +221,7 @@ bool Generation::ParseLocked(Choice& choice, uint32_t token) {
   const bool reasoned = choice.parser->in_reasoning();
   choice.parser->Add(token, spans_);
   // Tags are none: the first one is read before, the last one after the state changes.
-  if (reasoned && choice.parser->in_reasoning()) ++choice.reasoning_tokens;
+  if (reasoned && choice.parser->in_reasoning()) record_.OnReasoning(IndexOf(choice));
   return TakeSpansLocked(choice, /*last=*/false);
 }
 
@@ -235,15 +234,13 @@ void Generation::EndByTokenLocked(Choice& choice, v1::FinishReason reason) {
 }
 
 void Generation::EndLocked(Choice& choice, v1::FinishReason reason) {
+  const uint32_t index = IndexOf(choice);
   choice.ended = true;
-  record_.OnChoiceEnd(IndexOf(choice), reason, clock_->Now());
+  record_.OnChoiceEnd(index, reason, clock_->Now());
   v1::GenerateResponse::Finished* finished = choice.finished.mutable_finished();
   finished->set_reason(reason);
-  finished->set_choice(IndexOf(choice));
-  finished->mutable_usage()->set_prompt_tokens(prompt_tokens_);
-  finished->mutable_usage()->set_cached_tokens(choice.cached_tokens);
-  finished->mutable_usage()->set_completion_tokens(choice.completion_tokens);
-  finished->mutable_usage()->set_reasoning_tokens(choice.reasoning_tokens);
+  finished->set_choice(index);
+  *finished->mutable_usage() = record_.UsageOf(index);
   if (choice.stops.has_value()) finished->set_stop(choice.stops->stopped_by());
 }
 

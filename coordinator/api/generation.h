@@ -77,10 +77,9 @@ class Generation final : public std::enable_shared_from_this<Generation> {
     std::optional<ReasoningParser> parser;  // of a model with a tokenizer
     std::optional<StopStrings> stops;       // likewise
     uint64_t sequence = 0;                  // 0: not with the engine
-    uint32_t cached_tokens = 0, completion_tokens = 0, reasoning_tokens = 0;
+    uint32_t completion_tokens = 0;
     v1::GenerateResponse tokens, finished;  // to be written
     uint32_t unread = 0;                    // tokens in `tokens`, and the best ids with them
-    bool scheduled = false;                 // it has run
     bool ended = false;                     // `finished` is made
   };
 

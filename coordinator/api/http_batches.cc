@@ -123,7 +123,8 @@ Json BatchJson(const v1::Job& job) {
         {"input_tokens_details", {{"cached_tokens", usage.cached_tokens()}}},
         {"output_tokens", usage.completion_tokens()},
         {"output_tokens_details", {{"reasoning_tokens", usage.reasoning_tokens()}}},
-        {"total_tokens", usage.prompt_tokens() + usage.completion_tokens()}}}};
+        {"total_tokens", usage.prompt_tokens() + usage.completion_tokens()},
+        {"cost_dollars", usage.cost_dollars()}}}};
 }
 
 Json ListJson(std::vector<Json> data, bool more) {

@@ -9,6 +9,7 @@
 #include "coordinator/api/batch_format.h"
 #include "coordinator/api/generation.h"
 #include "coordinator/api/openai_response.h"
+#include "coordinator/usage/sums.h"
 
 namespace whalepod {
 namespace {
@@ -103,12 +104,7 @@ class JobBackend::Call final : public ItemCall,
     const v1::GenerateResponse::Finished& finished = message.finished();
     answer_.mutable_choices(static_cast<int>(finished.choice()))
         ->set_finish_reason(finished.reason());
-    // All choices have one prompt.
-    v1::Usage* usage = answer_.mutable_usage();
-    usage->set_prompt_tokens(finished.usage().prompt_tokens());
-    usage->set_cached_tokens(finished.usage().cached_tokens());
-    usage->set_completion_tokens(usage->completion_tokens() + finished.usage().completion_tokens());
-    usage->set_reasoning_tokens(usage->reasoning_tokens() + finished.usage().reasoning_tokens());
+    AddChoice(finished.usage(), finished.choice(), answer_.mutable_usage());
   }
 
   void End(absl::StatusOr<v1::JobAnswer> answer) {

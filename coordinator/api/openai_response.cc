@@ -10,6 +10,7 @@
 #include "absl/strings/strip.h"
 #include "base/compact_json.h"
 #include "coordinator/api/errors.h"
+#include "coordinator/usage/sums.h"
 
 namespace whalepod {
 namespace {
@@ -124,16 +125,14 @@ Json OpenAiResponse::Chunk(uint32_t choice, Json delta, Json logprobs, Json fini
 }
 
 Json OpenAiResponse::Usage() const {
-  uint32_t generated = 0, reasoning = 0;
-  for (const Choice& choice : choices_) {
-    generated += choice.generated;
-    reasoning += choice.finished.usage().reasoning_tokens();
-  }
-  return {{"prompt_tokens", prompt_tokens_},
+  uint32_t generated = 0;
+  for (const Choice& choice : choices_) generated += choice.generated;
+  return {{"prompt_tokens", usage_.prompt_tokens()},
           {"completion_tokens", generated},
-          {"total_tokens", prompt_tokens_ + generated},
-          {"prompt_tokens_details", {{"cached_tokens", cached_tokens_}}},
-          {"completion_tokens_details", {{"reasoning_tokens", reasoning}}}};
+          {"total_tokens", usage_.prompt_tokens() + generated},
+          {"prompt_tokens_details", {{"cached_tokens", usage_.cached_tokens()}}},
+          {"completion_tokens_details", {{"reasoning_tokens", usage_.reasoning_tokens()}}},
+          {"cost_dollars", usage_.cost_dollars()}};
 }
 
 Json OpenAiResponse::TokenLogprob(uint32_t id, float logprob) const {
@@ -255,8 +254,7 @@ std::string OpenAiResponse::PromptEvents(const v1::GenerateResponse::Prompt& pro
 
 void OpenAiResponse::NoteFinished(const v1::GenerateResponse::Finished& finished) {
   choices_[finished.choice()].finished = finished;
-  prompt_tokens_ = finished.usage().prompt_tokens();
-  cached_tokens_ = finished.usage().cached_tokens();
+  AddChoice(finished.usage(), finished.choice(), &usage_);
 }
 
 std::string OpenAiResponse::Events(const v1::GenerateResponse& message) {

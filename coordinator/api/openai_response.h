@@ -83,7 +83,7 @@ class OpenAiResponse {
   std::string echo_;  // the prompt's text, where it is asked for
   std::string id_, model_;
   bool reasoning_open_ = false;
-  uint32_t prompt_tokens_ = 0, cached_tokens_ = 0;
+  v1::Usage usage_;  // of the choices that have ended
   std::vector<Choice> choices_;
 };
 

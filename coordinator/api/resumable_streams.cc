@@ -68,8 +68,10 @@ std::shared_ptr<ResumableStream> ResumableStreams::Find(const StreamId& id) cons
 
 void ResumableStreams::Generate(Frontend::Admitted admitted, const StreamId& id,
                                 const std::shared_ptr<ResumableStream>& stream) {
-  const auto generation = std::make_shared<Generation>(stream.get(), frontend_->clock(),
-                                                       frontend_->NewRecord(Transport::kGrpc));
+  RequestRecord record = frontend_->NewRecord(Transport::kGrpc);
+  record.SetResumable();
+  const auto generation =
+      std::make_shared<Generation>(stream.get(), frontend_->clock(), std::move(record));
   stream->SetGeneration(generation);
   generation->Begin(admitted.engine, std::move(admitted.checked), id.id, *admitted.model);
 }

@@ -60,7 +60,9 @@ std::string AnswerJson(const Client::Answer& answer, size_t index, JsonOptions o
                {"usage",
                 {{"prompt_tokens", usage.prompt_tokens()},
                  {"cached_tokens", usage.cached_tokens()},
-                 {"completion_tokens", usage.completion_tokens()}}},
+                 {"completion_tokens", usage.completion_tokens()},
+                 {"reasoning_tokens", usage.reasoning_tokens()},
+                 {"cost_dollars", usage.cost_dollars()}}},
                {"seed", answer.started.seed()},
                {"request_id", answer.started.request_id()}};
   if (answer.choices.size() > 1) json["choice"] = index;

@@ -207,6 +207,15 @@ absl::StatusOr<v1::GetStatusResponse> Client::GetStatus() {
   return response;
 }
 
+absl::StatusOr<v1::GetUsageResponse> Client::GetUsage(const v1::GetUsageRequest& request) {
+  grpc::ClientContext context;
+  SetCallDeadline(context);
+  v1::GetUsageResponse response;
+  const grpc::Status status = stub_->GetUsage(&context, request, &response);
+  if (!status.ok()) return FromGrpc(status);
+  return response;
+}
+
 int ReportError(const absl::Status& status) {
   std::fprintf(stderr, "error: %s\n", status.ToString().c_str());
   return kFailed;

@@ -73,6 +73,7 @@ class Client {
   absl::StatusOr<Answer> Resume(const std::string& request_id, const OnTokens& on_tokens);
   absl::StatusOr<v1::GetModelResponse> GetModel();
   absl::StatusOr<v1::GetStatusResponse> GetStatus();
+  absl::StatusOr<v1::GetUsageResponse> GetUsage(const v1::GetUsageRequest& request);
 
  private:
   // Takes the rest of a resumable answer, as often as the deployment goes away under it.

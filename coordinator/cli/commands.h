@@ -17,6 +17,7 @@ void AddChat(CLI::App& app, CommandRun& run);
 void AddEval(CLI::App& app, CommandRun& run);
 void AddJobs(CLI::App& app, CommandRun& run);
 void AddStatus(CLI::App& app, CommandRun& run);
+void AddUsage(CLI::App& app, CommandRun& run);
 void AddBench(CLI::App& app, CommandRun& run);
 // A subcommand of bench.
 CLI::App* AddBenchServe(CLI::App& bench, CommandRun& run);

@@ -20,6 +20,7 @@
 #include "coordinator/cli/commands.h"
 #include "coordinator/cli/grading.h"
 #include "coordinator/cli/job_watch.h"
+#include "coordinator/usage/prices.h"
 #include "nlohmann/json.hpp"
 #include "whalepod/v1/jobs.grpc.pb.h"
 
@@ -134,10 +135,9 @@ void Print(const Flags& flags, const std::string& job, const Grades& grades) {
 }
 
 absl::Status Run(const Flags& flags) {
-  Prices prices;
+  std::optional<Prices> prices;
   if (!flags.price_file.empty()) {
-    ASSIGN_OR_RETURN(const std::string text, ReadWholeFile(flags.price_file, kMostBytes));
-    ASSIGN_OR_RETURN(prices, Prices::Parse(text, flags.price_file));
+    ASSIGN_OR_RETURN(prices, Prices::Read(flags.price_file));
   }
   ASSIGN_OR_RETURN(const std::vector<Question> questions, ReadQuestions(flags.file));
   v1::SubmitJobRequest request;
@@ -173,7 +173,9 @@ absl::Status Run(const Flags& flags) {
     for (const v1::JobAnswer::Choice& choice : item.answer().choices()) {
       texts.push_back(choice.text());
     }
-    grades.Add(questions[i].answer, texts, flags.samples, item.answer().usage(), prices);
+    const v1::Usage& usage = item.answer().usage();
+    const double cost = prices.has_value() ? prices->Of(usage) : usage.cost_dollars();
+    grades.Add(questions[i].answer, texts, flags.samples, usage, cost);
   }
   Print(flags, submitted.job().id(), grades);
   return absl::OkStatus();
@@ -192,8 +194,10 @@ void AddEval(CLI::App& app, CommandRun& run) {
   command->add_option("-k,--samples", flags->samples, "answers to each question")
       ->check(CLI::Range(1, 64))
       ->capture_default_str();
-  command->add_option("--price-file", flags->price_file,
-                      "JSON: dollars for a million tokens, cached_input, input and output");
+  command->add_option(
+      "--price-file", flags->price_file,
+      "JSON: dollars for a million tokens, cached_input, input and output; without it "
+      "costs are the deployment's");
   command->add_flag("--json", flags->json, "one JSON object");
   command->callback([flags, &run] {
     run = [flags] {

@@ -6,8 +6,6 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "base/status.h"
-#include "coordinator/checkpoint/json.h"
 
 namespace whalepod {
 namespace {
@@ -81,32 +79,8 @@ std::string NormalAnswer(absl::string_view answer) {
   return negative && size != "0" ? absl::StrCat("-", size) : size;
 }
 
-absl::StatusOr<Prices> Prices::Parse(absl::string_view json, const std::string& where) {
-  ASSIGN_OR_RETURN(const nlohmann::json document, ParseJson(json, where));
-  Prices prices;
-  for (const auto& [key, price] :
-       {std::pair<const char*, double*>("cached_input", &prices.cached_input),
-        {"input", &prices.input},
-        {"output", &prices.output}}) {
-    const auto it = document.is_object() ? document.find(key) : document.end();
-    if (it == document.end() || !it->is_number() || it->get<double>() < 0) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(where, ": \"", key, "\" must be dollars for a million tokens"));
-    }
-    *price = it->get<double>();
-  }
-  return prices;
-}
-
-double Prices::Of(const v1::Usage& usage) const {
-  const double uncached = usage.prompt_tokens() - usage.cached_tokens();
-  return (cached_input * usage.cached_tokens() + input * uncached +
-          output * usage.completion_tokens()) /
-         1e6;
-}
-
 void Grades::Add(absl::string_view right, const std::vector<std::string>& texts, uint32_t asked,
-                 const v1::Usage& usage, const Prices& prices) {
+                 const v1::Usage& usage, double cost) {
   const std::string wanted = NormalAnswer(right);
   std::map<std::string, uint32_t> votes;
   std::string winner;
@@ -133,7 +107,7 @@ void Grades::Add(absl::string_view right, const std::vector<std::string>& texts,
   pass_sum_ += asked == 0 ? 0 : static_cast<double>(correct) / asked;
   if (most > 0 && winner == wanted) ++majority_right_;
   output_tokens_ += usage.completion_tokens();
-  cost_ += prices.Of(usage);
+  cost_ += cost;
 }
 
 }  // namespace whalepod

@@ -6,7 +6,6 @@
 #include <string>
 #include <vector>
 
-#include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "whalepod/v1/inference.pb.h"
 
@@ -19,22 +18,13 @@ std::optional<std::string> BoxedAnswer(absl::string_view text);
 // thousands, a plus sign, zeros that a number does not need ("+1,240.50" is "1240.5").
 std::string NormalAnswer(absl::string_view answer);
 
-// Dollars for a million tokens.
-struct Prices {
-  // As DeepSeek lists R1 (deepseek-reasoner).
-  double cached_input = 0.14, input = 0.55, output = 2.19;
-
-  // {"cached_input", "input", "output"}, all of them. INVALID_ARGUMENT names `where`.
-  static absl::StatusOr<Prices> Parse(absl::string_view json, const std::string& where);
-  double Of(const v1::Usage& usage) const;
-};
-
 // What became of a set of questions, each answered k times.
 class Grades {
  public:
-  // The answers' texts to one question; fewer than asked for where some failed.
+  // The answers' texts to one question, fewer than asked for where some failed; what they took, and
+  // cost in dollars.
   void Add(absl::string_view right, const std::vector<std::string>& texts, uint32_t asked,
-           const v1::Usage& usage, const Prices& prices);
+           const v1::Usage& usage, double cost);
 
   uint32_t questions() const { return questions_; }
   uint64_t answers() const { return answers_; }

@@ -63,10 +63,11 @@ void PrintJob(const v1::Job& job, bool json) {
   if (json) return PrintJson(job);
   const v1::JobCounts& counts = job.counts();
   std::printf(
-      "%s %s: %u of %u succeeded, %u failed, %u cancelled, %u expired; %u tokens in, %u out\n",
+      "%s %s: %u of %u succeeded, %u failed, %u cancelled, %u expired; %u tokens in, %u out, "
+      "$%.6f\n",
       job.id().c_str(), Short(v1::JobState_Name(job.state()), "JOB_STATE_").c_str(),
       counts.succeeded(), counts.total(), counts.failed(), counts.cancelled(), counts.expired(),
-      job.usage().prompt_tokens(), job.usage().completion_tokens());
+      job.usage().prompt_tokens(), job.usage().completion_tokens(), job.usage().cost_dollars());
 }
 
 absl::StatusOr<std::string> ReadAll(const std::string& path) {

@@ -13,6 +13,7 @@ int main(int argc, char** argv) {
   whalepod::AddEval(app, run);
   whalepod::AddJobs(app, run);
   whalepod::AddStatus(app, run);
+  whalepod::AddUsage(app, run);
   whalepod::AddBench(app, run);
   try {
     app.parse(argc, argv);

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
 #include "base/status.h"
+#include "coordinator/usage/sums.h"
 
 #define JOB_COLUMNS                                                                      \
   "seq, id, key, hash, priority, state, spec, usage, created_ms, started_ms, ended_ms, " \
@@ -386,11 +387,7 @@ absl::StatusOr<bool> JobStore::FinishOne(const EndedItem& item) {
     RETURN_IF_ERROR(query.Bind(item.job).Next().status());
     usage.ParseFromString(query.Bytes(0));
   }
-  const v1::Usage& more = item.answer.usage();
-  usage.set_prompt_tokens(usage.prompt_tokens() + more.prompt_tokens());
-  usage.set_cached_tokens(usage.cached_tokens() + more.cached_tokens());
-  usage.set_completion_tokens(usage.completion_tokens() + more.completion_tokens());
-  usage.set_reasoning_tokens(usage.reasoning_tokens() + more.reasoning_tokens());
+  AddRequest(item.answer.usage(), &usage);
   {
     Database::Query query = database_->Prepare(
         "UPDATE jobs SET succeeded=succeeded+?, failed=failed+?, ended_items=ended_items+1, "

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/log.h"
+#include "coordinator/usage/sums.h"
 
 namespace whalepod {
 namespace {
@@ -24,16 +25,18 @@ void RequestRecord::OnSubmitted(uint32_t choices, uint32_t prompt_tokens, uint32
   metrics_->params_max_tokens_.Observe(max_tokens);
 }
 
-void RequestRecord::OnScheduled(uint32_t index, TimePoint now) {
+void RequestRecord::OnScheduled(uint32_t index, uint32_t cached_tokens, TimePoint now) {
   if (index >= choices_.size() || choices_[index].scheduled.has_value()) return;
   choices_[index].scheduled = now;
+  choices_[index].cached_tokens = cached_tokens;
   metrics_->queue_time_.Observe(Seconds(now - arrival_));
 }
 
 void RequestRecord::OnToken(uint32_t index, TimePoint now) {
   Choice& choice = choices_[index];
   metrics_->generation_tokens_.Add();
-  if (++choice.tokens > 1) {
+  ++choice.tokens;
+  if (choice.first_token) {
     metrics_->inter_token_.Observe(Seconds(now - choice.last_token));
   } else {
     choice.first_token = now;
@@ -56,7 +59,8 @@ void RequestRecord::OnChoiceEnd(uint32_t index, v1::FinishReason reason, TimePoi
   if (!choice.first_token) return;
   const double decode = Seconds(choice.last_token - *choice.first_token);
   metrics_->decode_time_.Observe(decode);
-  if (choice.tokens > 1) metrics_->per_token_.Observe(decode / (choice.tokens - 1));
+  const uint32_t gaps = choice.tokens - choice.history - 1;
+  if (gaps > 0) metrics_->per_token_.Observe(decode / gaps);
   if (choice.scheduled) {
     metrics_->inference_time_.Observe(Seconds(choice.last_token - *choice.scheduled));
   }
@@ -85,7 +89,30 @@ void RequestRecord::OnEnd(const absl::Status& status, absl::string_view reason, 
   for (const Choice& choice : choices_) {
     if (!choice.ended) metrics_->Ended(open).Add();
   }
+  if (!resumable_ || !absl::IsUnavailable(status)) Account(outcome);
   Log(outcome, status, now);
+}
+
+v1::Usage RequestRecord::UsageOf(uint32_t index) const {
+  const Choice& choice = choices_[index];
+  v1::Usage usage;
+  usage.set_completion_tokens(choice.tokens);
+  usage.set_reasoning_tokens(choice.reasoning_tokens);
+  v1::Usage paid = usage;
+  usage.set_prompt_tokens(prompt_tokens_);
+  usage.set_cached_tokens(choice.cached_tokens);
+  if (index == 0) paid = usage;
+  usage.set_cost_dollars(usage_->prices().Of(paid));
+  return usage;
+}
+
+void RequestRecord::Account(Outcome outcome) const {
+  const bool job = transport_ == Transport::kJob;
+  if (job && outcome != Outcome::kFinished) return;
+  v1::Usage usage;
+  for (uint32_t i = 0; i < choices_.size(); ++i) AddChoice(UsageOf(i), i, &usage);
+  if (usage.completion_tokens() == 0) return;
+  usage_->Add(caller_, job ? v1::USAGE_SOURCE_JOB : v1::USAGE_SOURCE_INTERACTIVE, usage);
 }
 
 void RequestRecord::Log(Outcome outcome, const absl::Status& status, TimePoint now) const {

@@ -129,6 +129,11 @@ Database::Query& Database::Query::Bind(const std::string& text) {
   return *this;
 }
 
+Database::Query& Database::Query::BindReal(double value) {
+  if (statement_ != nullptr) Note(sqlite3_bind_double(statement_, ++bound_, value));
+  return *this;
+}
+
 Database::Query& Database::Query::BindBlob(const std::string& bytes) {
   if (statement_ != nullptr) {
     Note(sqlite3_bind_blob64(statement_, ++bound_, bytes.data(), bytes.size(), SQLITE_TRANSIENT));

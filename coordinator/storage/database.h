@@ -34,6 +34,7 @@ class Database {
 
     Query& Bind(int64_t value);
     Query& Bind(const std::string& text);
+    Query& BindReal(double value);
     Query& BindBlob(const std::string& bytes);
 
     // The next row; false: there is none.
@@ -42,6 +43,7 @@ class Database {
     absl::Status Run();
 
     int64_t Int(int column) const { return sqlite3_column_int64(statement_, column); }
+    double Real(int column) const { return sqlite3_column_double(statement_, column); }
     std::string Bytes(int column) const;
 
    private:

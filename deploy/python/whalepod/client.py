@@ -51,6 +51,10 @@ class Client:
         """The messages of a resumable request from one of its tokens on."""
         request = inference_pb2.ResumeGenerateRequest(request_id=request_id, from_token=from_token)
         return self.inference.ResumeGenerate(request, metadata=self.metadata)
+    def usage(self, from_day="", to_day=""):
+        """GetUsageResponse: accounts by day, API key and source; the last 30 days if nothing is said."""
+        request = inference_pb2.GetUsageRequest(from_day=from_day, to_day=to_day)
+        return self.inference.GetUsage(request, metadata=self.metadata)
 
     def submit(self, work, **fields):
         """The Job of JSON lines (bytes) or of a GenerateRequest; fields as SubmitJobRequest's."""

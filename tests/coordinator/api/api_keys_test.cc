@@ -47,5 +47,20 @@ TEST(ApiKeys, BadEntriesAreNamedByPlaceAndNotShown) {
   EXPECT_THAT(error({"x:1", "x:2"}), HasSubstr("entry 2 has the name of another: x"));
 }
 
+TEST(ApiKeys, OneMaySeeTheUsageOfAll) {
+  EXPECT_TRUE(ApiKeys().SeesAllUsage(""));
+  EXPECT_FALSE(ApiKeys::Parse({"alice:sk-1"})->SeesAllUsage("alice"));
+  const auto keys = ApiKeys::Parse({"alice:sk-1", "sk-2"}, "key-2");
+  ASSERT_TRUE(keys.ok()) << keys.status();
+  EXPECT_TRUE(keys->SeesAllUsage("key-2"));
+  EXPECT_FALSE(keys->SeesAllUsage("alice"));
+  for (const std::vector<std::string>& entries :
+       {std::vector<std::string>{"alice:sk-1"}, std::vector<std::string>{}}) {
+    const absl::Status status = ApiKeys::Parse(entries, "bob").status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_THAT(std::string(status.message()), HasSubstr("--usage-admin"));
+  }
+}
+
 }  // namespace
 }  // namespace whalepod

@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "coordinator/usage/sums.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/coordinator/api/loopback_frontend.h"
@@ -120,6 +121,39 @@ TEST_F(ApiServerTest, NotReadySaysHowFarItIs) {
   EXPECT_THAT(answer.status.error_message(), HasSubstr("phase LOADED: 1 of 2 ranks"));
   EXPECT_EQ(Detail(answer.status).reason(), "NOT_READY");
   EXPECT_GT(Detail(answer.status).retry_delay_ms(), 0u);
+}
+
+TEST_F(ApiServerTest, UsageIsCountedWhenTheAnswerIsThere) {
+  SetReady();
+  v1::Usage sum;
+  for (uint32_t salt = 1; salt <= 3; ++salt) {
+    const Answer answer = Generate(Request(salt, 4));
+    ASSERT_TRUE(answer.status.ok());
+    EXPECT_GT(answer.finished.usage().cost_dollars(), 0);
+    AddRequest(answer.finished.usage(), &sum);
+    grpc::ClientContext context;
+    v1::GetUsageResponse usage;
+    ASSERT_TRUE(stub_->GetUsage(&context, v1::GetUsageRequest(), &usage).ok());
+    EXPECT_EQ(usage.from_day(), "1969-12-03");
+    EXPECT_EQ(usage.to_day(), "1970-01-01");
+    EXPECT_TRUE(usage.in_memory());
+    ASSERT_EQ(usage.rows_size(), 1);
+    EXPECT_EQ(usage.rows(0).requests(), salt);
+    EXPECT_EQ(usage.rows(0).input_tokens(), sum.prompt_tokens() - sum.cached_tokens());
+    EXPECT_EQ(usage.rows(0).cached_input_tokens(), sum.cached_tokens());
+    EXPECT_EQ(usage.rows(0).output_tokens(), sum.completion_tokens());
+    EXPECT_DOUBLE_EQ(usage.rows(0).cost_dollars(), sum.cost_dollars());
+  }
+}
+
+TEST_F(ApiServerTest, UsageOfNoDayIsRefusedByField) {
+  grpc::ClientContext context;
+  v1::GetUsageRequest request;
+  request.set_to_day("2026-02-30");
+  v1::GetUsageResponse usage;
+  const grpc::Status status = stub_->GetUsage(&context, request, &usage);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(Detail(status).field(), "to_day");
 }
 
 TEST_F(ApiServerTest, HealthFollowsReadiness) {

@@ -51,11 +51,18 @@ class SlowReaderTest : public ::testing::Test {
     request->mutable_options()->set_ignore_eos(true);
     auto generation = std::make_shared<Generation>(
         &writer, &clock_, loopback_.frontend->NewRecord(Transport::kGrpc), limits);
-    loopback_.frontend->Generate(generation, request, "");
+    loopback_.frontend->Generate(generation, request, "alice");
     const bool abandoned = writer.WaitAbandoned();
     EXPECT_EQ(writer.written(), 1);  // one at a time
     generation->Cancel();
     loopback_.ExpectAllFreed();
+    // What was generated is its caller's, though it took nothing.
+    const auto accounts =
+        loopback_.usage->Read({.from_day = "1970-01-01", .to_day = "1970-01-01"}).value();
+    EXPECT_EQ(accounts.size(), 1u);
+    EXPECT_EQ(accounts.empty() ? "" : accounts[0].api_key(), "alice");
+    EXPECT_EQ(accounts.empty() ? 0 : accounts[0].input_tokens(), 5u);
+    EXPECT_GT(accounts.empty() ? 0 : accounts[0].output_tokens(), 0u);
     return abandoned;
   }
 

@@ -74,6 +74,13 @@ TEST_F(JobBackendTest, ItemsWaitUntilReadyAndGetTheirOwnTokens) {
   EXPECT_EQ(over.counts().succeeded(), 40u);
   EXPECT_EQ(over.counts().failed(), 2u);
   EXPECT_EQ(over.usage().completion_tokens(), 320u);
+  const auto accounts =
+      loopback_.usage->Read({.from_day = "1970-01-01", .to_day = "1970-01-01"}).value();
+  ASSERT_EQ(accounts.size(), 1u);
+  EXPECT_EQ(accounts[0].source(), v1::USAGE_SOURCE_JOB);
+  EXPECT_EQ(accounts[0].requests(), 40u);
+  EXPECT_EQ(accounts[0].output_tokens(), 320u);
+  EXPECT_NEAR(accounts[0].cost_dollars(), over.usage().cost_dollars(), 1e-12);
   const auto results = test_.store->Results("", job->id(), 0, "");
   ASSERT_EQ(results->items_size(), 42);
   for (uint32_t i = 0; i < 40; ++i) {

@@ -26,7 +26,7 @@ class LoopbackFrontend : public LoopbackEngine {
           status->set_state("starting");
           status->set_message("phase LOADED: 1 of 2 ranks");
         },
-        &metrics);
+        &metrics, usage.get());
   }
   void SetReady() { frontend->SetReady(model, engine.get()); }
 
@@ -46,6 +46,8 @@ class LoopbackFrontend : public LoopbackEngine {
   // Servers and the frontend go before the engine.
   ServedModel model;
   ServingMetrics metrics{"r1-draft"};
+  // In memory, on one day.
+  std::unique_ptr<UsageStore> usage = UsageStore::Open({.now_ms = [] { return 0; }}).value();
   std::unique_ptr<Frontend> frontend;
 
  private:

@@ -144,7 +144,11 @@ v1::GenerateResponse Finished(uint32_t choice) {
   v1::GenerateResponse message;
   message.mutable_finished()->set_choice(choice);
   message.mutable_finished()->set_reason(v1::FINISH_REASON_STOP);
-  message.mutable_finished()->mutable_usage()->set_prompt_tokens(3);
+  v1::Usage* usage = message.mutable_finished()->mutable_usage();
+  usage->set_prompt_tokens(3);
+  usage->set_cached_tokens(1 + choice);
+  usage->set_reasoning_tokens(2);
+  usage->set_cost_dollars(0.25 + choice);
   return message;
 }
 
@@ -168,6 +172,10 @@ TEST(OpenAiResponse, ChoicesAreKeptApart) {
   EXPECT_EQ(json["choices"][1]["message"]["content"], "bb");
   EXPECT_EQ(json["usage"]["completion_tokens"], 3);
   EXPECT_EQ(json["usage"]["prompt_tokens"], 3);
+  // That of choice 0: the other finds what that one computed.
+  EXPECT_EQ(json["usage"]["prompt_tokens_details"]["cached_tokens"], 1);
+  EXPECT_EQ(json["usage"]["completion_tokens_details"]["reasoning_tokens"], 4);
+  EXPECT_EQ(json["usage"]["cost_dollars"], 1.5);
 }
 
 // The prompt's tokens come first, of which the first has no logprob.

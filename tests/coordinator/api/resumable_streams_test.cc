@@ -135,6 +135,13 @@ class ResumableStreamsTest : public ::testing::Test {
     if (stream.ok()) reader->Begin(*stream, from);
     return reader;
   }
+  // Tokens that were generated, by the deployment's accounts.
+  uint64_t Accounted() {
+    uint64_t tokens = 0;
+    const auto rows = loopback_->usage->Read({.from_day = "1970-01-01", .to_day = "1970-01-01"});
+    for (const v1::UsageRow& row : *rows) tokens += row.output_tokens();
+    return tokens;
+  }
   // Until the journal has so many events of it, or its end.
   void WaitSaved(const std::string& id, int events) {
     const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(20);
@@ -194,6 +201,7 @@ TEST_F(ResumableStreamsTest, GoesOnAfterARestartWithTheSameTokens) {
     EXPECT_EQ(second->ids(), Expected(had));
     EXPECT_EQ(second->finished().usage().completion_tokens(), kTokens);
     EXPECT_EQ(second->finished().usage().prompt_tokens(), Prompt().size());
+    EXPECT_EQ(Accounted(), kTokens);
     const auto whole = Read(streams_->Resume(id, ""), 0);
     ASSERT_TRUE(whole->WaitOver());
     EXPECT_EQ(whole->ids(), Expected());

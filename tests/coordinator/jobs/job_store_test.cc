@@ -70,6 +70,7 @@ TEST_F(JobStoreTest, AJobFromItsStartToItsEnd) {
   EXPECT_EQ(ended.counts().succeeded(), 2u);
   EXPECT_EQ(ended.counts().failed(), 1u);
   EXPECT_EQ(ended.usage().completion_tokens(), 9u);
+  EXPECT_EQ(ended.usage().cost_dollars(), 1.5);
   EXPECT_THAT(*store().Active(), IsEmpty());
 }
 

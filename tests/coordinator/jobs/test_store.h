@@ -70,6 +70,7 @@ inline v1::JobAnswer AnswerOf(const std::string& body, uint32_t code = 200) {
   answer.set_status_code(code);
   answer.set_body(body);
   answer.mutable_usage()->set_completion_tokens(3);
+  answer.mutable_usage()->set_cost_dollars(0.5);
   return answer;
 }
 

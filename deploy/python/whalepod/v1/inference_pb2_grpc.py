@@ -49,6 +49,11 @@ class InferenceServiceStub(object):
                 request_serializer=whalepod_dot_v1_dot_inference__pb2.GetStatusRequest.SerializeToString,
                 response_deserializer=whalepod_dot_v1_dot_inference__pb2.GetStatusResponse.FromString,
                 )
+        self.GetUsage = channel.unary_unary(
+                '/whalepod.v1.InferenceService/GetUsage',
+                request_serializer=whalepod_dot_v1_dot_inference__pb2.GetUsageRequest.SerializeToString,
+                response_deserializer=whalepod_dot_v1_dot_inference__pb2.GetUsageResponse.FromString,
+                )
 
 
 class InferenceServiceServicer(object):
@@ -103,6 +108,15 @@ class InferenceServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetUsage(self, request, context):
+        """What was used and what it cost, by day, API key and source, in this order. Callers see their own
+        key's accounts; all of them the key named by --usage-admin, and everybody where there are no
+        keys. docs/usage.md.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_InferenceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -140,6 +154,11 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.GetStatus,
                     request_deserializer=whalepod_dot_v1_dot_inference__pb2.GetStatusRequest.FromString,
                     response_serializer=whalepod_dot_v1_dot_inference__pb2.GetStatusResponse.SerializeToString,
+            ),
+            'GetUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetUsage,
+                    request_deserializer=whalepod_dot_v1_dot_inference__pb2.GetUsageRequest.FromString,
+                    response_serializer=whalepod_dot_v1_dot_inference__pb2.GetUsageResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -267,5 +286,22 @@ class InferenceService(object):
         return grpc.experimental.unary_unary(request, target, '/whalepod.v1.InferenceService/GetStatus',
             whalepod_dot_v1_dot_inference__pb2.GetStatusRequest.SerializeToString,
             whalepod_dot_v1_dot_inference__pb2.GetStatusResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def GetUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/whalepod.v1.InferenceService/GetUsage',
+            whalepod_dot_v1_dot_inference__pb2.GetUsageRequest.SerializeToString,
+            whalepod_dot_v1_dot_inference__pb2.GetUsageResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
