@@ -171,8 +171,9 @@ CoordinatorServer::~CoordinatorServer() {
   job_runner_.reset();
   job_backend_.reset();
   job_api_.reset();
-  frontend_.reset();
   if (engine_ != nullptr) engine_->Stop();
+  streams_.reset();
+  frontend_.reset();
   control_.reset();
   fleet_.reset();
 }
@@ -270,13 +271,19 @@ absl::Status CoordinatorServer::OpenJobs() {
 }
 
 absl::Status CoordinatorServer::OpenStreams() {
+  // Of the wall's clock at the start, then of one that nobody sets: streams age only meanwhile.
+  const auto now_ms = [wall = WallMs(), began = Clock::Real()->Now()] {
+    return wall +
+           std::chrono::duration_cast<std::chrono::milliseconds>(Clock::Real()->Now() - began)
+               .count();
+  };
   if (!options_.state_dir.empty()) {
     ASSIGN_OR_RETURN(stream_store_, StreamStore::Open({.path = options_.state_dir + "/streams.db",
-                                                       .now_ms = WallMs}));
+                                                       .now_ms = now_ms}));
   }
   ResumableStreams::Options options;
   options.window = Seconds(options_.resume_window);
-  options.now_ms = WallMs;
+  options.now_ms = now_ms;
   streams_ = std::make_unique<ResumableStreams>(frontend_.get(), stream_store_.get(), options);
   return absl::OkStatus();
 }

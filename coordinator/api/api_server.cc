@@ -34,10 +34,10 @@ class Service final : public v1::InferenceService::CallbackService {
   grpc::ServerWriteReactor<v1::GenerateResponse>* Generate(
       grpc::CallbackServerContext* context, const v1::GenerateRequest* request) override {
     if (request->resumable()) {
-      return ReadStream(context, /*from_token=*/0,
-                        [this, request = *request](const std::string& caller) {
-                          return streams_->Begin(request, caller);
-                        });
+      return ReadStream(
+          context, /*from_token=*/0,
+          [streams = streams_, request = *request, record = frontend_.NewRecord(Transport::kGrpc)](
+              const std::string& caller) { return streams->Begin(request, caller, record); });
     }
     auto* const reactor = new GrpcGenerate(context, frontend_);
     absl::StatusOr<std::string> caller = CallerOf(frontend_, *context);
@@ -55,20 +55,24 @@ class Service final : public v1::InferenceService::CallbackService {
   grpc::ServerWriteReactor<v1::GenerateResponse>* ResumeGenerate(
       grpc::CallbackServerContext* context, const v1::ResumeGenerateRequest* request) override {
     return ReadStream(context, request->from_token(),
-                      [this, id = request->request_id()](const std::string& caller) {
-                        return streams_->Resume(id, caller);
+                      [streams = streams_, id = request->request_id()](const std::string& caller) {
+                        return streams->Resume(id, caller);
                       });
   }
 
   grpc::ServerUnaryReactor* CancelGenerate(grpc::CallbackServerContext* context,
                                            const v1::CancelGenerateRequest* request,
                                            v1::CancelGenerateResponse*) override {
+    grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
     const absl::StatusOr<std::string> caller = CallerOf(frontend_, *context);
-    return Later(context, [this, caller, request]() -> absl::Status {
-      RETURN_IF_ERROR(caller.status());
-      if (streams_ == nullptr) return NoStreams();
-      return streams_->Cancel(request->request_id(), *caller);
-    });
+    absl::Status queued = caller.status();
+    if (queued.ok()) {
+      queued = OnStreams([streams = streams_, reactor, id = request->request_id(), caller] {
+        reactor->Finish(ToGrpcStatus(streams->Cancel(id, *caller)));
+      });
+    }
+    if (!queued.ok()) reactor->Finish(ToGrpcStatus(queued));
+    return reactor;
   }
 
   grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* context,
@@ -151,19 +155,21 @@ class Service final : public v1::InferenceService::CallbackService {
     return reactor;
   }
 
-  static absl::Status NoStreams() {
+  // Runs what calls the streams; it may outlive this.
+  absl::Status OnStreams(std::function<void()> work) {
+    if (streams_ != nullptr) return streams_->Run(std::move(work));
     return absl::UnimplementedError("this deployment has no resumable requests");
   }
 
-  // Reads the stream that `find` gives on a thread for text.
+  // Reads the stream that `find` gives.
   template <typename Find>
   grpc::ServerWriteReactor<v1::GenerateResponse>* ReadStream(grpc::CallbackServerContext* context,
                                                              uint32_t from_token, Find find) {
-    const std::shared_ptr<GrpcResume> call = GrpcResume::Make();
+    const std::shared_ptr<GrpcResume> call = GrpcResume::Make(context, frontend_.clock());
     absl::StatusOr<std::string> caller = CallerOf(frontend_, *context);
-    absl::Status queued = caller.ok() && streams_ == nullptr ? NoStreams() : caller.status();
+    absl::Status queued = caller.status();
     if (queued.ok()) {
-      queued = frontend_.RunTextWork([call, from_token, find, caller = *std::move(caller)] {
+      queued = OnStreams([call, from_token, find, caller = *std::move(caller)] {
         absl::StatusOr<std::shared_ptr<ResumableStream>> stream = find(caller);
         if (!stream.ok()) return call->Refuse(stream.status());
         call->Begin(*std::move(stream), from_token);

@@ -86,8 +86,14 @@ void Generation::Begin(Engine* engine, CheckedGenerate checked, std::string requ
     for (const v1::GeneratedToken& token : checked.history) {
       checked.request.generated.push_back(token.token_id());
     }
+    // Before the engine has it, whose thread would wait meanwhile.
+    if (TakeHistoryLocked(checked.history)) {
+      EndLocked(choices_.front(), v1::FINISH_REASON_STOP);
+      WriteNextLocked();
+      return;
+    }
     SubmitLocked(checked.request, checked.n);
-    if (!finished_ && !TakeHistoryLocked(checked.history)) return;
+    if (!finished_) return;
   }
   CancelSequences();
 }
@@ -122,10 +128,10 @@ void Generation::SubmitLocked(const SchedulerRequest& request, uint32_t n) {
 }
 
 v1::GeneratedToken* Generation::AddPromptTokenLocked(uint32_t id) {
-  if (prompt_.empty() || prompt_.back().prompt().tokens_size() >= kMostPromptTokens) {
-    prompt_.emplace_back();
+  if (first_.empty() || first_.back().prompt().tokens_size() >= kMostPromptTokens) {
+    first_.emplace_back();
   }
-  v1::GeneratedToken* token = prompt_.back().mutable_prompt()->add_tokens();
+  v1::GeneratedToken* token = first_.back().mutable_prompt()->add_tokens();
   token->set_token_id(id);
   FillPieceLocked(token);
   return token;
@@ -164,10 +170,10 @@ void Generation::TakeScheduled(uint32_t index, uint32_t cached_tokens) {
 bool Generation::TakeHistoryLocked(const std::vector<v1::GeneratedToken>& history) {
   for (const v1::GeneratedToken& token : history) {
     Choice& choice = choices_.front();
-    record_.OnHistory(0);
+    record_.OnHistory();
     const bool stopped = AddTokenLocked(choice, token);
-    if (stopped) EndLocked(choice, v1::FINISH_REASON_STOP);
-    WriteNextLocked();
+    choice.unread = 0;
+    first_.push_back(std::exchange(choice.tokens, v1::GenerateResponse()));
     if (stopped) return true;
   }
   return false;
@@ -277,7 +283,7 @@ bool Generation::TakeSpansLocked(Choice& choice, bool last) {
 }
 
 bool Generation::AnyDueLocked() const {
-  return started_.has_started() || !prompt_.empty() ||
+  return started_.has_started() || !first_.empty() ||
          std::any_of(choices_.begin(), choices_.end(), [](const Choice& choice) {
            return choice.tokens.has_tokens() || choice.finished.has_finished();
          });
@@ -290,9 +296,9 @@ bool Generation::TakeDueLocked(v1::GenerateResponse* message) {
     return true;
   };
   if (started_.has_started()) return take(started_);
-  if (!prompt_.empty()) {
-    take(prompt_.front());
-    prompt_.pop_front();
+  if (!first_.empty()) {
+    take(first_.front());
+    first_.pop_front();
     return true;
   }
   for (Choice& choice : choices_) {

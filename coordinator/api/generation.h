@@ -90,7 +90,8 @@ class Generation final : public std::enable_shared_from_this<Generation> {
   void TakeError(const absl::Status& status);
 
   void SubmitLocked(const SchedulerRequest& request, uint32_t n);
-  // What an earlier deployment sampled of the only choice; true if a stop string has ended it.
+  // What an earlier deployment sampled of the only choice: it comes first, a token a message. True
+  // if a stop string has ended it.
   bool TakeHistoryLocked(const std::vector<v1::GeneratedToken>& history);
   // The place of one more token of the prompt, its id and bytes filled in.
   v1::GeneratedToken* AddPromptTokenLocked(uint32_t id);
@@ -132,7 +133,7 @@ class Generation final : public std::enable_shared_from_this<Generation> {
   std::vector<Choice> choices_;  // of fixed size from Begin on
   std::vector<TextSpan> spans_;  // kept for their memory
   v1::GenerateResponse started_, writing_;
-  std::deque<v1::GenerateResponse> prompt_;  // none is empty
+  std::deque<v1::GenerateResponse> first_;  // the prompt, history: before what is sampled here
   bool write_in_flight_ = false;
   TimePoint write_since_{};
   absl::Status failed_;    // how the call ends once all that is due is written

@@ -6,8 +6,9 @@
 
 namespace whalepod {
 
-std::shared_ptr<GrpcResume> GrpcResume::Make() {
-  auto call = std::make_shared<GrpcResume>();
+std::shared_ptr<GrpcResume> GrpcResume::Make(grpc::CallbackServerContext* context,
+                                             const Clock* clock) {
+  auto call = std::make_shared<GrpcResume>(context, clock);
   call->self_ = call;
   return call;
 }
@@ -19,7 +20,7 @@ void GrpcResume::Begin(std::shared_ptr<ResumableStream> stream, uint32_t from_to
     place_.token = from_token;
     stream_ = stream;
   }
-  stream->Attach(shared_from_this());
+  if (absl::Status status = stream->Attach(shared_from_this()); !status.ok()) Refuse(status);
 }
 
 void GrpcResume::Refuse(const absl::Status& status) { End(ToGrpcStatus(status)); }
@@ -34,6 +35,12 @@ void GrpcResume::OnMore() {
   Go();
 }
 
+// A cancelled write fails, which ends the call.
+void GrpcResume::CheckStall(TimePoint since) {
+  std::lock_guard lock(mu_);
+  if (!done_ && write_since_ < since) context_->TryCancel();
+}
+
 void GrpcResume::Go() {
   while (true) {
     {
@@ -42,8 +49,13 @@ void GrpcResume::Go() {
     }
     absl::Status status;
     switch (stream_->Take(&place_, &message_, &status)) {
-      case ResumableStream::Next::kMessage:
+      case ResumableStream::Next::kMessage: {
+        {
+          std::lock_guard lock(mu_);
+          write_since_ = clock_->Now();
+        }
         return StartWrite(&message_);
+      }
       case ResumableStream::Next::kLast: {
         {
           std::lock_guard lock(mu_);
@@ -72,6 +84,7 @@ void GrpcResume::OnWriteDone(bool ok) {
   bool left = false;
   {
     std::lock_guard lock(mu_);
+    write_since_ = TimePoint::max();
     if (ended_) return;
     left = cancelled_ || !ok;
   }
@@ -100,6 +113,7 @@ void GrpcResume::OnDone() {
   std::shared_ptr<ResumableStream> stream;
   {
     std::lock_guard lock(mu_);
+    done_ = true;
     stream = std::move(stream_);
   }
   if (stream != nullptr) stream->Detach(this);

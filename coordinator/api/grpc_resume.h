@@ -7,6 +7,7 @@
 #include <mutex>
 
 #include "absl/status/status.h"
+#include "base/clock.h"
 #include "coordinator/api/resumable_stream.h"
 #include "whalepod/v1/inference.grpc.pb.h"
 
@@ -18,13 +19,17 @@ class GrpcResume final : public grpc::ServerWriteReactor<v1::GenerateResponse>,
                          public StreamReader,
                          public std::enable_shared_from_this<GrpcResume> {
  public:
-  static std::shared_ptr<GrpcResume> Make();
+  // `context` is the call's, `clock` outlives this.
+  GrpcResume(grpc::CallbackServerContext* context, const Clock* clock)
+      : context_(context), clock_(clock) {}
+  static std::shared_ptr<GrpcResume> Make(grpc::CallbackServerContext* context, const Clock* clock);
 
   // One of the two, once. A stream that nobody reads any more goes on.
   void Begin(std::shared_ptr<ResumableStream> stream, uint32_t from_token);
   void Refuse(const absl::Status& status);
 
   void OnMore() override;
+  void CheckStall(TimePoint since) override;
   void OnWriteDone(bool ok) override;
   void OnCancel() override;
   void OnDone() override;
@@ -34,14 +39,18 @@ class GrpcResume final : public grpc::ServerWriteReactor<v1::GenerateResponse>,
   void Go();
   void End(const grpc::Status& status);
 
+  grpc::CallbackServerContext* const context_;
+  const Clock* const clock_;
   std::shared_ptr<GrpcResume> self_;
   std::mutex mu_;
   std::shared_ptr<ResumableStream> stream_;
-  bool busy_ = false;             // a write is under way, or about to be
-  bool more_ = false;             // OnMore came meanwhile
-  bool cancelled_ = false;        // the client has left
-  bool ended_ = false;            // gRPC has been told
-  ResumableStream::Place place_;  // of whoever is busy, and message_
+  bool busy_ = false;                         // a write is under way, or about to be
+  bool more_ = false;                         // OnMore came meanwhile
+  bool cancelled_ = false;                    // the client has left
+  bool ended_ = false;                        // gRPC has been told
+  bool done_ = false;                         // gRPC has let go: the context is gone
+  TimePoint write_since_ = TimePoint::max();  // of a write under way
+  ResumableStream::Place place_;              // of whoever is busy, and message_
   v1::GenerateResponse message_;
 };
 

@@ -11,6 +11,7 @@ namespace {
 
 // Of one message to a reader that has fallen behind: with 20 best ids each 64 kilobytes.
 constexpr uint32_t kMostTokens = 256;
+constexpr size_t kMostReaders = 16;
 
 }  // namespace
 
@@ -26,7 +27,10 @@ void ResumableStream::Restore(v1::JournalEvents events, v1::JournalEnd end) {
   end_ = std::move(end);
 }
 
+// Once the end is known to others they may let the stream go: it is not touched after the lock.
 bool ResumableStream::Write(const v1::GenerateResponse& message, bool last) {
+  std::vector<std::shared_ptr<StreamReader>> readers;
+  const std::shared_ptr<ResumableStream> self = shared_from_this();
   {
     std::lock_guard lock(mu_);
     if (message.has_started()) started_ = message;
@@ -36,12 +40,15 @@ bool ResumableStream::Write(const v1::GenerateResponse& message, bool last) {
     }
     if (message.has_finished()) *end_.emplace().mutable_finished() = message;
     CHECK_EQ(last, end_.has_value());
+    readers = ReadersLocked();
   }
-  Tell();
+  for (const std::shared_ptr<StreamReader>& reader : readers) reader->OnMore();
   return true;
 }
 
 void ResumableStream::Finish(const absl::Status& status) {
+  std::vector<std::shared_ptr<StreamReader>> readers;
+  const std::shared_ptr<ResumableStream> self = shared_from_this();
   {
     std::lock_guard lock(mu_);
     if (absl::IsUnavailable(status) || !started_.has_value()) {
@@ -50,27 +57,40 @@ void ResumableStream::Finish(const absl::Status& status) {
       end_.emplace().set_code(static_cast<int>(status.code()));
       end_->set_message(std::string(status.message()));
     }
-  }
-  Tell();
-}
-
-void ResumableStream::Tell() {
-  std::vector<std::shared_ptr<StreamReader>> readers;
-  {
-    std::lock_guard lock(mu_);
-    for (const std::weak_ptr<StreamReader>& reader : readers_) {
-      if (std::shared_ptr<StreamReader> lives = reader.lock()) readers.push_back(std::move(lives));
-    }
+    readers = ReadersLocked();
   }
   for (const std::shared_ptr<StreamReader>& reader : readers) reader->OnMore();
 }
 
-void ResumableStream::Attach(const std::shared_ptr<StreamReader>& reader) {
+std::vector<std::shared_ptr<StreamReader>> ResumableStream::ReadersLocked() const {
+  std::vector<std::shared_ptr<StreamReader>> readers;
+  for (const std::weak_ptr<StreamReader>& reader : readers_) {
+    if (std::shared_ptr<StreamReader> lives = reader.lock()) readers.push_back(std::move(lives));
+  }
+  return readers;
+}
+
+absl::Status ResumableStream::Attach(const std::shared_ptr<StreamReader>& reader) {
   {
     std::lock_guard lock(mu_);
+    DetachLocked(nullptr);
+    if (readers_.size() >= kMostReaders) {
+      return absl::ResourceExhaustedError(
+          absl::StrCat("more than ", kMostReaders, " clients read this answer"));
+    }
     readers_.push_back(reader);
   }
   reader->OnMore();
+  return absl::OkStatus();
+}
+
+void ResumableStream::CheckReaders(TimePoint since) {
+  std::vector<std::shared_ptr<StreamReader>> readers;
+  {
+    std::lock_guard lock(mu_);
+    readers = ReadersLocked();
+  }
+  for (const std::shared_ptr<StreamReader>& reader : readers) reader->CheckStall(since);
 }
 
 void ResumableStream::Detach(const StreamReader* reader) {

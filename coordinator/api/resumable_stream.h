@@ -16,16 +16,19 @@
 
 namespace whalepod {
 
-// Told that there is more to read. From any thread, without the stream's lock, maybe when there is
-// nothing; must not block.
+// Who reads a stream. Called from any thread, without the stream's lock; must not block.
 class StreamReader {
  public:
   virtual ~StreamReader() = default;
+  // There is more to read, or maybe not.
   virtual void OnMore() = 0;
+  // From time to time: a reader that has taken nothing since `since` is to be cut off.
+  virtual void CheckStall(TimePoint since) {}
 };
 
 // Thread-safe. Events are numbered: 0 is Started, i + 1 is token i with the text it adds.
-class ResumableStream final : public ResponseWriter {
+class ResumableStream final : public ResponseWriter,
+                              public std::enable_shared_from_this<ResumableStream> {
  public:
   // `clock` outlives this.
   explicit ResumableStream(const Clock* clock) : clock_(clock), idle_since_(clock->Now()) {}
@@ -45,8 +48,9 @@ class ResumableStream final : public ResponseWriter {
   void Finish(const absl::Status& status) override;
   void Abandon() override {}
 
-  // Tells `reader`, while it lives, of what comes from now on.
-  void Attach(const std::shared_ptr<StreamReader>& reader);
+  // Tells `reader`, while it lives, of what comes from now on. RESOURCE_EXHAUSTED: many others read
+  // it, each of which takes some of the engine's time for each token.
+  absl::Status Attach(const std::shared_ptr<StreamReader>& reader);
   void Detach(const StreamReader* reader);
 
   // Where a reader is.
@@ -73,9 +77,11 @@ class ResumableStream final : public ResponseWriter {
   bool ended() const;
   // How long nobody has read it; 0 while somebody does.
   Duration IdleFor(TimePoint now);
+  // Has the readers check themselves.
+  void CheckReaders(TimePoint since);
 
  private:
-  void Tell();
+  std::vector<std::shared_ptr<StreamReader>> ReadersLocked() const;
   // Forgets `reader`, and those that are gone.
   void DetachLocked(const StreamReader* reader);
   bool OverLocked() const { return end_.has_value() || !interrupted_.ok(); }

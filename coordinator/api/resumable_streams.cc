@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "base/status.h"
 #include "coordinator/api/errors.h"
+#include "coordinator/api/prompt.h"
 #include "coordinator/api/sampling_options.h"
 #include "coordinator/jobs/job_store.h"
 
@@ -14,6 +15,8 @@ namespace whalepod {
 namespace {
 
 constexpr std::chrono::seconds kSweepEvery(1);
+constexpr int kThreads = 2;
+constexpr size_t kMostWaiting = 256;
 
 int64_t Milliseconds(Duration duration) {
   return std::chrono::duration_cast<std::chrono::milliseconds>(duration).count();
@@ -32,10 +35,21 @@ absl::Status CheckResumable(const CheckedGenerate& checked) {
   return absl::OkStatus();
 }
 
+// Makes the request ask for the same of any deployment of the model: of one with another tokenizer
+// too, where ids alone tell whether the output begins within reasoning.
+void Pin(const Frontend::Admitted& admitted, v1::GenerateRequest* request) {
+  PinSampling(admitted.checked.request.sampling, request->mutable_options());
+  v1::TokenIds ids;
+  const std::vector<uint32_t>& prompt = admitted.checked.request.prompt;
+  ids.mutable_ids()->Assign(prompt.begin(), prompt.end());
+  if (PromptOfIds(admitted.model->text, ids).reasoning != admitted.checked.reasoning) return;
+  *request->mutable_token_ids() = std::move(ids);
+}
+
 }  // namespace
 
 ResumableStreams::ResumableStreams(Frontend* frontend, StreamStore* store, const Options& options)
-    : frontend_(frontend), store_(store), options_(options) {
+    : frontend_(frontend), store_(store), options_(options), pool_(kThreads, kMostWaiting) {
   if (store_ != nullptr) thread_ = std::thread([this] { Loop(); });
 }
 
@@ -50,25 +64,33 @@ ResumableStreams::~ResumableStreams() {
   if (const absl::Status status = Save(); !status.ok()) {
     spdlog::error("resumable requests: {}", status.ToString());
   }
+  std::lock_guard lock(mu_);
   for (const auto& [id, active] : active_) active.stream->Cancel();
 }
 
-absl::Status ResumableStreams::Enabled() const {
-  if (store_ != nullptr) return absl::OkStatus();
-  return WithField(absl::FailedPreconditionError(
-                       "resumable requests need a folder that keeps them: --state-dir"),
-                   "resumable", "NO_STATE_DIR");
+absl::Status ResumableStreams::Run(std::function<void()> work) {
+  if (store_ == nullptr) {
+    return WithField(absl::FailedPreconditionError(
+                         "resumable requests need a folder that keeps them: --state-dir"),
+                     "resumable", "NO_STATE_DIR");
+  }
+  if (pool_.Run(std::move(work))) return absl::OkStatus();
+  return WithRetryDelay(absl::ResourceExhaustedError(absl::StrCat(
+                            "more than ", kMostWaiting, " calls of resumable requests wait")),
+                        "QUEUE_FULL", kRetryMs);
 }
 
 std::shared_ptr<ResumableStream> ResumableStreams::Find(const StreamId& id) const {
   std::lock_guard lock(mu_);
-  const auto it = active_.find(id);
-  return it == active_.end() ? nullptr : it->second.stream;
+  const auto active = active_.find(id);
+  if (active != active_.end()) return active->second.stream;
+  const auto restored = restored_.find(id);
+  return restored == restored_.end() ? nullptr : restored->second.stream.lock();
 }
 
-void ResumableStreams::Generate(Frontend::Admitted admitted, const StreamId& id,
+void ResumableStreams::Generate(Frontend::Admitted admitted, RequestRecord record,
+                                const StreamId& id,
                                 const std::shared_ptr<ResumableStream>& stream) {
-  RequestRecord record = frontend_->NewRecord(Transport::kGrpc);
   record.SetResumable();
   const auto generation =
       std::make_shared<Generation>(stream.get(), frontend_->clock(), std::move(record));
@@ -77,19 +99,37 @@ void ResumableStreams::Generate(Frontend::Admitted admitted, const StreamId& id,
 }
 
 absl::StatusOr<std::shared_ptr<ResumableStream>> ResumableStreams::Begin(
-    v1::GenerateRequest request, const std::string& caller) {
-  RETURN_IF_ERROR(Enabled());
+    v1::GenerateRequest request, const std::string& caller, RequestRecord record) {
+  std::optional<RequestRecord> mine(std::move(record));
+  absl::StatusOr<std::shared_ptr<ResumableStream>> stream =
+      Start(std::move(request), caller, &mine);
+  if (!stream.ok() && mine) {
+    const std::optional<v1::ErrorDetail> detail = DetailOf(stream.status());
+    mine->OnEnd(stream.status(), detail ? detail->reason() : "", frontend_->clock()->Now());
+  }
+  return stream;
+}
+
+absl::StatusOr<std::shared_ptr<ResumableStream>> ResumableStreams::Start(
+    v1::GenerateRequest request, const std::string& caller, std::optional<RequestRecord>* record) {
+  (*record)->SetId(request.request_id());
+  {
+    std::lock_guard lock(mu_);
+    // A full disk may have room for what is new; one that fails must be looked at first.
+    if (!absl::IsResourceExhausted(failing_)) RETURN_IF_ERROR(failing_);
+  }
   ASSIGN_OR_RETURN(Frontend::Admitted admitted,
-                   frontend_->Admit(request, caller, frontend_->clock()->Now()));
+                   frontend_->Admit(request, caller, (*record)->arrival()));
   RETURN_IF_ERROR(CheckResumable(admitted.checked));
+  request.DiscardUnknownFields();
   if (request.request_id().empty()) request.set_request_id(NewId("gen-"));
-  PinSampling(admitted.checked.request.sampling, request.mutable_options());
+  Pin(admitted, &request);
   const StreamId id{caller, request.request_id()};
 
   std::lock_guard beginning(begin_mu_);
   ASSIGN_OR_RETURN(const int64_t key, store_->Add(id, request, admitted.model->identity));
   auto stream = std::make_shared<ResumableStream>(frontend_->clock());
-  Generate(std::move(admitted), id, stream);
+  Generate(std::move(admitted), *std::exchange(*record, std::nullopt), id, stream);
   if (absl::Status refused = stream->interrupted(); !refused.ok()) {
     RETURN_IF_ERROR(store_->Remove(key));
     return refused;
@@ -101,23 +141,28 @@ absl::StatusOr<std::shared_ptr<ResumableStream>> ResumableStreams::Begin(
 
 absl::StatusOr<std::shared_ptr<ResumableStream>> ResumableStreams::Resume(
     const std::string& request_id, const std::string& caller) {
-  RETURN_IF_ERROR(Enabled());
   const StreamId id{caller, request_id};
   std::lock_guard beginning(begin_mu_);
   if (std::shared_ptr<ResumableStream> stream = Find(id)) return stream;
   ASSIGN_OR_RETURN(StoredStream stored, store_->Read(id));
-  // Somebody cares for it.
-  RETURN_IF_ERROR(store_->Append({StreamAddition{.key = stored.key}}));
   if (!stored.end.has_value()) return Revive(id, std::move(stored));
+  return Restore(id, std::move(stored));
+}
+
+std::shared_ptr<ResumableStream> ResumableStreams::Restore(const StreamId& id,
+                                                           StoredStream stored) {
   auto stream = std::make_shared<ResumableStream>(frontend_->clock());
   stream->Restore(std::move(stored.events), *std::move(stored.end));
+  std::lock_guard lock(mu_);
+  restored_[id] = {.key = stored.key, .stream = stream};
   return stream;
 }
 
 absl::StatusOr<std::shared_ptr<ResumableStream>> ResumableStreams::Revive(const StreamId& id,
                                                                           StoredStream stored) {
+  RequestRecord record = frontend_->NewRecord(Transport::kGrpc);
   ASSIGN_OR_RETURN(Frontend::Admitted admitted,
-                   frontend_->Admit(stored.request, id.tenant, frontend_->clock()->Now()));
+                   frontend_->Admit(stored.request, id.tenant, record.arrival()));
   if (admitted.model->identity != stored.model) {
     return absl::FailedPreconditionError(
         absl::StrCat("request \"", id.id, "\" was begun with other weights or another precision ",
@@ -129,7 +174,7 @@ absl::StatusOr<std::shared_ptr<ResumableStream>> ResumableStreams::Revive(const 
     }
   }
   auto stream = std::make_shared<ResumableStream>(frontend_->clock());
-  Generate(std::move(admitted), id, stream);
+  Generate(std::move(admitted), std::move(record), id, stream);
   RETURN_IF_ERROR(stream->interrupted());
   std::lock_guard lock(mu_);
   active_[id] = {.key = stored.key,
@@ -139,7 +184,6 @@ absl::StatusOr<std::shared_ptr<ResumableStream>> ResumableStreams::Revive(const 
 }
 
 absl::Status ResumableStreams::Cancel(const std::string& request_id, const std::string& caller) {
-  RETURN_IF_ERROR(Enabled());
   const StreamId id{caller, request_id};
   std::lock_guard beginning(begin_mu_);
   if (const std::shared_ptr<ResumableStream> stream = Find(id)) {
@@ -156,7 +200,6 @@ absl::Status ResumableStreams::Cancel(const std::string& request_id, const std::
 
 void ResumableStreams::Loop() {
   TimePoint sweep_at{};
-  bool failing = false;
   while (true) {
     {
       std::unique_lock lock(mu_);
@@ -165,13 +208,17 @@ void ResumableStreams::Loop() {
     }
     absl::Status status = Save();
     const TimePoint now = frontend_->clock()->Now();
-    if (status.ok() && now >= sweep_at) {
+    if (now >= sweep_at) {
       sweep_at = now + kSweepEvery;
-      status = Sweep();
+      const std::set<int64_t> cared_for = Sweep();
+      if (status.ok()) {
+        status = store_->Expire(options_.now_ms() - Milliseconds(options_.window), cared_for);
+      }
     }
-    // Once, not each time: they go on without, and what is missing is tried again.
-    if (!status.ok() && !failing) spdlog::error("resumable requests: {}", status.ToString());
-    failing = !status.ok();
+    std::lock_guard lock(mu_);
+    // Once, not each time: streams go on without, and what is missing is tried again.
+    if (!status.ok() && failing_.ok()) spdlog::error("resumable requests: {}", status.ToString());
+    failing_ = status;
   }
 }
 
@@ -206,20 +253,44 @@ void ResumableStreams::NoteSaved(const std::map<int64_t, uint32_t>& saved,
   std::erase_if(active_, [&over](const auto& entry) { return over.contains(entry.second.key); });
 }
 
-absl::Status ResumableStreams::Sweep() {
-  std::set<int64_t> spared;
-  std::vector<std::shared_ptr<ResumableStream>> unread;
+std::set<int64_t> ResumableStreams::Sweep() {
+  const TimePoint now = frontend_->clock()->Now();
+  std::set<int64_t> cared_for;
+  std::vector<std::shared_ptr<ResumableStream>> read;
+  std::vector<Active> unread;
   {
     std::lock_guard lock(mu_);
-    for (const auto& [id, active] : active_) {
-      spared.insert(active.key);
-      if (active.stream->IdleFor(frontend_->clock()->Now()) > options_.window) {
-        unread.push_back(active.stream);
+    // Also those that have ended and cannot be saved.
+    std::erase_if(active_, [&](const auto& entry) {
+      const Active& active = entry.second;
+      const bool idle = active.stream->IdleFor(now) > options_.window;
+      if (idle) {
+        unread.push_back(active);
+      } else {
+        cared_for.insert(active.key);
+        read.push_back(active.stream);
       }
+      return idle;
+    });
+    std::erase_if(restored_, [&](const auto& entry) {
+      std::shared_ptr<ResumableStream> stream = entry.second.stream.lock();
+      if (stream == nullptr) return true;
+      cared_for.insert(entry.second.key);
+      read.push_back(std::move(stream));
+      return false;
+    });
+  }
+  for (const Active& active : unread) {
+    active.stream->Cancel();
+    // What cannot be removed now expires later.
+    if (const absl::Status status = store_->Remove(active.key); !status.ok()) {
+      spdlog::warn("resumable requests: {}", status.ToString());
     }
   }
-  for (const std::shared_ptr<ResumableStream>& stream : unread) stream->Cancel();
-  return store_->Expire(options_.now_ms() - Milliseconds(options_.window), spared);
+  for (const std::shared_ptr<ResumableStream>& stream : read) {
+    stream->CheckReaders(now - options_.stall);
+  }
+  return cared_for;
 }
 
 }  // namespace whalepod

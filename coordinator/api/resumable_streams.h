@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <string>
 #include <thread>
@@ -16,6 +17,7 @@
 #include "base/clock.h"
 #include "coordinator/api/frontend.h"
 #include "coordinator/api/resumable_stream.h"
+#include "coordinator/api/work_pool.h"
 #include "coordinator/streams/stream_store.h"
 #include "whalepod/v1/inference.pb.h"
 
@@ -30,20 +32,27 @@ class ResumableStreams {
     Duration window =
         std::chrono::minutes(10);  // without a reader; then it is cancelled, forgotten
     Duration flush = std::chrono::milliseconds(50);  // so much may be missing on disk
-    std::function<int64_t()> now_ms;                 // the store's
+    Duration stall =
+        std::chrono::seconds(30);     // a reader that takes nothing for so long is cut off
+    std::function<int64_t()> now_ms;  // the store's
   };
 
   // `frontend` and `store` outlive this; without a store every call ends with FAILED_PRECONDITION.
   ResumableStreams(Frontend* frontend, StreamStore* store, const Options& options);
-  // Writes down what there is.
+  // Runs what waits, and writes down what there is.
   ~ResumableStreams();
+
+  // Runs `work`, which calls what is below, on a thread for it; RESOURCE_EXHAUSTED if too many
+  // wait.
+  absl::Status Run(std::function<void()> work);
 
   // Those below wait for the disk, and encode text.
 
   // A new one. Errors as Frontend::Generate's; INVALID_ARGUMENT for what cannot be resumed,
-  // ALREADY_EXISTS for a request id in use.
+  // ALREADY_EXISTS for a request id in use. `record`: of the request, since its arrival.
   absl::StatusOr<std::shared_ptr<ResumableStream>> Begin(v1::GenerateRequest request,
-                                                         const std::string& caller);
+                                                         const std::string& caller,
+                                                         RequestRecord record);
   // NOT_FOUND: there is none; FAILED_PRECONDITION: it was begun with another model.
   absl::StatusOr<std::shared_ptr<ResumableStream>> Resume(const std::string& request_id,
                                                           const std::string& caller);
@@ -56,28 +65,41 @@ class ResumableStreams {
     uint32_t saved = 0;  // events in the journal
     std::shared_ptr<ResumableStream> stream;
   };
+  // An answer that has ended and is read again.
+  struct Restored {
+    int64_t key = 0;
+    std::weak_ptr<ResumableStream> stream;
+  };
 
-  absl::Status Enabled() const;
+  // Takes the record once it is the generation's.
+  absl::StatusOr<std::shared_ptr<ResumableStream>> Start(v1::GenerateRequest request,
+                                                         const std::string& caller,
+                                                         std::optional<RequestRecord>* record);
   std::shared_ptr<ResumableStream> Find(const StreamId& id) const;
-  void Generate(Frontend::Admitted admitted, const StreamId& id,
+  void Generate(Frontend::Admitted admitted, RequestRecord record, const StreamId& id,
                 const std::shared_ptr<ResumableStream>& stream);
   absl::StatusOr<std::shared_ptr<ResumableStream>> Revive(const StreamId& id, StoredStream stored);
+  std::shared_ptr<ResumableStream> Restore(const StreamId& id, StoredStream stored);
   void Loop();
   absl::Status Save();
-  absl::Status Sweep();
   // Those of these keys are saved up to so many events; forgets those that are over with it.
   void NoteSaved(const std::map<int64_t, uint32_t>& saved, const std::set<int64_t>& over);
+  // Cancels and forgets what nobody reads, and looks after readers; returns the keys of the rest.
+  std::set<int64_t> Sweep();
 
   Frontend* const frontend_;
   StreamStore* const store_;
   const Options options_;
 
-  std::mutex begin_mu_;  // one stream at a time is begun or revived; before mu_
+  std::mutex begin_mu_;  // one stream at a time is begun, revived or restored; before mu_
   mutable std::mutex mu_;
   std::condition_variable wake_;
   bool stopping_ = false;
+  absl::Status failing_;  // how the last write of the journal failed
   std::map<StreamId, Active> active_;
+  std::map<StreamId, Restored> restored_;
   std::thread thread_;
+  WorkPool pool_;  // last: its tasks use the rest
 };
 
 }  // namespace whalepod

@@ -80,14 +80,15 @@ Client::Client(const std::string& endpoint, const std::string& api_key)
 Client::Client(std::unique_ptr<v1::InferenceService::StubInterface> stub)
     : stub_(std::move(stub)) {}
 
-absl::Status Client::WaitReady(Duration wait) {
+absl::Status Client::WaitReady(Duration wait, Failed failed) {
   const TimePoint deadline = Clock::Real()->Now() + wait;
   for (;;) {
     const absl::StatusOr<v1::GetStatusResponse> status = GetStatus();
     if (status.ok() && status->state() == "ready") return absl::OkStatus();
     std::string heard = status.ok() ? absl::StrCat(status->state(), ": ", status->message())
                                     : std::string(status.status().message());
-    if (status.ok() && status->state() == "failed") return absl::UnavailableError(heard);
+    const bool over = status.ok() && status->state() == "failed" && failed == Failed::kEnds;
+    if (over) return absl::UnavailableError(heard);
     if (Clock::Real()->Now() + kRetry > deadline) {
       return absl::DeadlineExceededError(absl::StrCat(
           "the deployment was not ready after ",
@@ -178,7 +179,7 @@ absl::StatusOr<Client::Answer> Client::Resume(const std::string& request_id,
 absl::StatusOr<Client::Answer> Client::GoOn(Answer answer, absl::Status status,
                                             const OnTokens& on_tokens) {
   while (absl::IsUnavailable(status) && !answer.started.request_id().empty()) {
-    RETURN_IF_ERROR(WaitReady(kResumeWait));
+    RETURN_IF_ERROR(WaitReady(kResumeWait, Failed::kMayComeBack));
     v1::ResumeGenerateRequest request;
     request.set_request_id(answer.started.request_id());
     request.set_from_token(static_cast<uint32_t>(answer.choices.front().tokens.size()));

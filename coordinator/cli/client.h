@@ -49,8 +49,9 @@ class Client {
   explicit Client(std::unique_ptr<v1::InferenceService::StubInterface> stub);
 
   // Waits until the deployment says that it is ready. DEADLINE_EXCEEDED with the last that was
-  // heard; UNAVAILABLE at once if it has failed.
-  absl::Status WaitReady(Duration wait);
+  // heard; UNAVAILABLE at once if it has failed, unless another may follow it.
+  enum class Failed { kEnds, kMayComeBack };
+  absl::Status WaitReady(Duration wait, Failed failed = Failed::kEnds);
 
   // One of the n answers.
   struct Choice {

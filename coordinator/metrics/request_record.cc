@@ -19,16 +19,23 @@ int64_t Micros(Duration duration) {
 }  // namespace
 
 void RequestRecord::OnSubmitted(uint32_t choices, uint32_t prompt_tokens, uint32_t max_tokens) {
+  submitted_ = true;
   choices_.resize(choices);
   prompt_tokens_ = prompt_tokens;
   metrics_->params_n_.Observe(choices);
   metrics_->params_max_tokens_.Observe(max_tokens);
 }
 
+void RequestRecord::OnHistory() {
+  choices_.resize(1);
+  ++choices_.front().tokens;
+  ++choices_.front().history;
+}
+
 void RequestRecord::OnScheduled(uint32_t index, uint32_t cached_tokens, TimePoint now) {
   if (index >= choices_.size() || choices_[index].scheduled.has_value()) return;
   choices_[index].scheduled = now;
-  choices_[index].cached_tokens = cached_tokens;
+  choices_[index].cached_tokens = std::min(cached_tokens, prompt_tokens_);
   metrics_->queue_time_.Observe(Seconds(now - arrival_));
 }
 
@@ -70,7 +77,7 @@ Outcome RequestRecord::OutcomeOf(const absl::Status& status) const {
   if (status.ok()) return Outcome::kFinished;
   if (stalled_) return Outcome::kStalled;
   if (absl::IsCancelled(status)) return Outcome::kCancelled;
-  if (choices_.empty()) return Outcome::kRejected;
+  if (!submitted_) return Outcome::kRejected;
   return absl::IsDeadlineExceeded(status) ? Outcome::kExpired : Outcome::kFailed;
 }
 
@@ -87,7 +94,7 @@ void RequestRecord::OnEnd(const absl::Status& status, absl::string_view reason, 
   using Ending = ServingMetrics::Ending;
   const Ending open = outcome == Outcome::kFailed ? Ending::kError : Ending::kAbort;
   for (const Choice& choice : choices_) {
-    if (!choice.ended) metrics_->Ended(open).Add();
+    if (submitted_ && !choice.ended) metrics_->Ended(open).Add();
   }
   if (!resumable_ || !absl::IsUnavailable(status)) Account(outcome);
   Log(outcome, status, now);
@@ -108,7 +115,7 @@ v1::Usage RequestRecord::UsageOf(uint32_t index) const {
 
 void RequestRecord::Account(Outcome outcome) const {
   const bool job = transport_ == Transport::kJob;
-  if (job && outcome != Outcome::kFinished) return;
+  if (!submitted_ || (job && outcome != Outcome::kFinished)) return;
   v1::Usage usage;
   for (uint32_t i = 0; i < choices_.size(); ++i) AddChoice(UsageOf(i), i, &usage);
   if (usage.completion_tokens() == 0) return;

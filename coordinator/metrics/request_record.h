@@ -25,19 +25,20 @@ class RequestRecord {
   RequestRecord(ServingMetrics* metrics, UsageStore* usage, Transport transport, TimePoint arrival)
       : metrics_(metrics), usage_(usage), transport_(transport), arrival_(arrival) {}
 
+  TimePoint arrival() const { return arrival_; }
   // Known from here on, whether the engine takes it or not.
   void SetId(const std::string& id) { id_ = id; }
   // Whose account it goes to: an API key's name.
   void SetCaller(const std::string& caller) { caller_ = caller; }
   // The engine has taken all its choices, a sequence each.
   void OnSubmitted(uint32_t choices, uint32_t prompt_tokens, uint32_t max_tokens);
-  // A choice runs, `cached_tokens` of its prompt found in the cache. The first time counts: after a
-  // preemption more is found than the client was spared.
+  // A choice runs, `cached_tokens` of what it has found in the cache; of those the prompt's count.
+  // The first time counts: after a preemption more is found than the client was spared.
   void OnScheduled(uint32_t choice, uint32_t cached_tokens, TimePoint now);
   void OnToken(uint32_t choice, TimePoint now);
-  // One that an earlier deployment generated: it belongs to the answer, and was not waited for
-  // here.
-  void OnHistory(uint32_t choice) { ++choices_[choice].tokens, ++choices_[choice].history; }
+  // One of choice 0 that an earlier deployment generated: it belongs to the answer, and was not
+  // waited for here. Before OnSubmitted.
+  void OnHistory();
   // The last one was reasoning.
   void OnReasoning(uint32_t choice) { ++choices_[choice].reasoning_tokens; }
   void OnChoiceEnd(uint32_t choice, v1::FinishReason reason, TimePoint now);
@@ -70,9 +71,9 @@ class RequestRecord {
   const Transport transport_;
   const TimePoint arrival_;
   std::string id_, caller_;
-  std::vector<Choice> choices_;  // empty: not submitted
+  std::vector<Choice> choices_;
   uint32_t prompt_tokens_ = 0;
-  bool stalled_ = false, resumable_ = false;
+  bool submitted_ = false, stalled_ = false, resumable_ = false;
   bool ended_ = false;
 };
 

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/log.h"
 #include "base/status.h"
 #include "coordinator/storage/store_file.h"
 
@@ -83,6 +84,13 @@ absl::Status StreamStore::Append(const std::vector<StreamAddition>& additions) {
 absl::StatusOr<StoredStream> StreamStore::Read(const StreamId& id) {
   std::lock_guard lock(mu_);
   StoredStream stream;
+  const absl::Status touched =
+      database_->Prepare("UPDATE streams SET touched_ms=? WHERE tenant=? AND id=?")
+          .Bind(options_.now_ms())
+          .Bind(id.tenant)
+          .Bind(id.id)
+          .Run();
+  if (!touched.ok()) spdlog::warn("{}", touched.ToString());
   {
     Database::Query query = database_->Prepare(
         "SELECT seq, model, request, finish FROM streams WHERE tenant=? AND id=?");

@@ -33,7 +33,7 @@ struct StoredStream {
   std::optional<v1::JournalEnd> end;  // once it has ended; events are all there are then
 };
 
-// What is to be added to a stream, and that somebody cares for it.
+// What is to be added to a stream; whoever adds cares for it.
 struct StreamAddition {
   int64_t key = 0;
   uint32_t first = 0;  // number of the first of these events, from 0
@@ -58,7 +58,8 @@ class StreamStore {
                               const std::string& model);
   // All or none.
   absl::Status Append(const std::vector<StreamAddition>& additions);
-  // NOT_FOUND: there is none.
+  // NOT_FOUND: there is none. Who reads cares for it; where that cannot be written it is read all
+  // the same.
   absl::StatusOr<StoredStream> Read(const StreamId& id);
   absl::Status Remove(int64_t key);
   // Removes those that nobody has cared for since a time, but those of `spared`.

@@ -12,8 +12,8 @@
 
 namespace {
 
-void Batch(const std::string& text) {
-  const absl::StatusOr<std::vector<whalepod::NewItem>> items = whalepod::ParseBatch(text, "");
+void Batch(const std::string& text, const std::string& url) {
+  const absl::StatusOr<std::vector<whalepod::NewItem>> items = whalepod::ParseBatch(text, url);
   if (!items.ok()) {
     FUZZ_CHECK(absl::IsInvalidArgument(items.status()));
     return;
@@ -54,6 +54,15 @@ void Upload(const std::string& text) {
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* bytes, size_t size) {
   if (size == 0) return 0;
   const std::string text(reinterpret_cast<const char*>(bytes) + 1, size - 1);
-  bytes[0] % 2 == 0 ? Batch(text) : Upload(text);
+  switch (bytes[0] % 3) {
+    case 0:
+      Batch(text, "");
+      break;
+    case 1:
+      Upload(text);
+      break;
+    default:
+      Batch(text, whalepod::kChatUrl);
+  }
   return 0;
 }

@@ -27,6 +27,9 @@ sources=()
 for name in config index json json_object safetensors inventory; do
   sources+=("$root/coordinator/checkpoint/$name.cc")
 done
+for name in openai_request batch_format multipart; do
+  sources+=("$root/coordinator/api/$name.cc")
+done
 for name in validate validate_slices check_spec; do
   [ ! -f "$root/proto/plan/$name.cc" ] || sources+=("$root/proto/plan/$name.cc")
 done

@@ -16,7 +16,7 @@ from jobs_test import LONG, jobs_of, line, results, wait_over
 from whalepod.v1 import inference_pb2, jobs_pb2
 
 ITEMS = 200
-STREAMS = 8
+STREAMS, TOKENS = 8, 240
 KILLS = int(os.environ.get("WHALEPOD_KILLS", "3"))
 SEED = int(os.environ.get("WHALEPOD_SEED", "1"))
 
@@ -24,12 +24,13 @@ SEED = int(os.environ.get("WHALEPOD_SEED", "1"))
 class Stream:
     """A client that reads one resumable answer, as often as it has to ask for the rest."""
 
-    def __init__(self, number, tokens):
-        sampling = {"temperature": 0} if number % 2 else {"temperature": 0.6, "seed": number}
+    def __init__(self, slot, name):
+        self.slot = slot
+        sampling = {"temperature": 0} if slot % 2 else {"temperature": 0.6, "seed": slot}
         self.request = inference_pb2.GenerateRequest(
-            request_id=f"stream-{number}",
-            token_ids=inference_pb2.TokenIds(ids=question(number + 10, 3 * number + 17)),
-            options=inference_pb2.GenerationOptions(max_tokens=tokens, ignore_eos=True, **sampling),
+            request_id=f"stream-{slot}-{name}",
+            token_ids=inference_pb2.TokenIds(ids=question(slot + 10, 3 * slot + 17)),
+            options=inference_pb2.GenerationOptions(max_tokens=TOKENS, ignore_eos=True, **sampling),
             # Not behind the job's items.
             priority=-1,
         )
@@ -79,8 +80,8 @@ class KillTest(unittest.TestCase):
 
     def test_nothing_is_lost_doubled_or_changed_whatever_is_killed(self):
         text = "".join(line(i) + "\n" for i in range(ITEMS)).encode()
-        length = 60 * (KILLS + 1)
-        lived, streams = ([Stream(i, length) for i in range(STREAMS)] for _ in range(2))
+        lived = [Stream(slot, "lived") for slot in range(STREAMS)]
+        slots = [[] for _ in range(STREAMS)]  # the last of each is under way
         chance = random.Random(SEED)
         # How much of the job has been seen when a kill comes; the first one comes early, so that much is left.
         places = sorted([chance.randrange(ITEMS // 4)] + [chance.randrange(ITEMS) for _ in range(KILLS - 1)])
@@ -89,9 +90,13 @@ class KillTest(unittest.TestCase):
         with tempfile.TemporaryDirectory() as folder:
             flags = ("--state-dir", folder, "--jobs-in-flight", 8)
             expected = self.alone(flags, text, lived)
-            for place in [*places, None]:
+            for number, place in enumerate([*places, None]):
+                for i, streams in enumerate(slots):
+                    if place is not None and (not streams or streams[-1].finished):
+                        streams.append(Stream(i, number))
                 with Deployment(*flags) as deployment:
-                    readers = [threading.Thread(target=s.read, args=[deployment.client.stub]) for s in streams]
+                    readers = [threading.Thread(target=streams[-1].read, args=[deployment.client.stub])
+                               for streams in slots]
                     for reader in readers:
                         reader.start()
                     job = jobs_of(deployment).SubmitJob(submit, timeout=PATIENCE).job
@@ -108,7 +113,7 @@ class KillTest(unittest.TestCase):
                         reader.join()
         self.assertGreater(unfinished, 0, "no kill came before the end")
         self.check_items(seen, kept, expected)
-        self.check_streams(streams, lived)
+        self.check_streams([stream for streams in slots for stream in streams], lived)
 
     def watch(self, deployment, job_id, seen, place):
         """Takes items until so many are seen; all of them for None."""
@@ -133,7 +138,8 @@ class KillTest(unittest.TestCase):
 
     def check_streams(self, streams, lived):
         self.assertGreater(sum(s.resumed for s in streams), 0, "no stream was resumed within its tokens")
-        for stream, other in zip(streams, lived):
+        for stream in streams:
+            other = lived[stream.slot]
             self.assertEqual(stream.tokens, other.tokens, stream.request.request_id)
             self.assertEqual(stream.text, other.text, stream.request.request_id)
             self.assertEqual(stream.finished.reason, other.finished.reason)

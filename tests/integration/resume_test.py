@@ -2,6 +2,8 @@
 client. What kill -9 does to many of them is in kill_test.py."""
 
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -136,17 +138,26 @@ class DropTest(unittest.TestCase):
 
 
 class RestartTest(unittest.TestCase):
-    def test_clients_go_on_over_a_restart(self):
-        port = free_port()
+    def test_clients_go_on_when_all_of_it_is_killed(self):
+        self.go_on(lambda deployment: deployment.kill())
+
+    def test_clients_go_on_when_a_rank_is_lost(self):
+        def lose_a_rank(deployment):
+            os.kill(deployment.workers()[0], signal.SIGKILL)
+            deployment.process.wait()
+        self.go_on(lose_a_rank)
+
+    def go_on(self, end):
+        """Two clients read an answer while the deployment ends, and the rest from the one that follows it."""
+        port, tokens = free_port(), 1500
+        options = {**OPTIONS, "max_tokens": tokens}
+        flags = ["--max-tokens", tokens, "--ignore-eos", "--temperature", 0.6, "--seed", 11]
         with tempfile.TemporaryDirectory() as folder:
             deploy = lambda: Deployment("--state-dir", folder, grpc_port=port)
-            tokens = 1500
-            options = {**OPTIONS, "max_tokens": tokens}
             with deploy() as deployment:
                 expected, _, _ = deployment.client.generate(PROMPT, **options)
                 request = deployment.client.request(PROMPT, **options)
-                python = Client(deployment.client.endpoint)
-                events, enough, errors = [], threading.Event(), []
+                python, events, enough, errors = Client(f"127.0.0.1:{port}"), [], threading.Event(), []
 
                 def read():
                     try:
@@ -160,18 +171,18 @@ class RestartTest(unittest.TestCase):
 
                 reader = threading.Thread(target=read)
                 reader.start()
-                flags = ["--max-tokens", tokens, "--ignore-eos", "--temperature", 0.6, "--seed", 11]
                 command = subprocess.Popen(
                     [BIN / "whalepod", "generate", "--endpoint", deployment.client.endpoint, "--json",
                      "--resumable", "--prompt-token-ids", ",".join(map(str, PROMPT)), *map(str, flags)],
                     stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
                 self.assertTrue(enough.wait(PATIENCE))
                 deployment.client.wait_status("running, both of them", lambda s: s.running == 2)
-                deployment.kill()
+                end(deployment)
             with deploy():
                 reader.join(PATIENCE)
                 self.assertFalse(reader.is_alive() or errors, errors)
                 self.assertEqual(ids_of(events), expected)
+                self.assertFalse(request.resumable, "the caller's request was changed")
                 output, said = command.communicate(timeout=PATIENCE)
                 self.assertEqual(command.returncode, 0, said)
                 self.assertEqual(json.loads(output)["token_ids"], expected)

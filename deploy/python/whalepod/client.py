@@ -27,25 +27,27 @@ class Client:
     def generate_resumable(self, request, wait=60):
         """The same, also when the deployment is away for up to `wait` seconds in between: no token
         comes twice, none is missing, none differs."""
-        request.resumable = True
-        messages, tokens, give_up = self.generate(request), 0, None
+        mine = inference_pb2.GenerateRequest()
+        mine.CopyFrom(request)
+        mine.resumable = True
+        messages, begun, tokens, give_up = self.generate(mine), None, 0, None
         while True:
             try:
                 for message in messages:
+                    give_up = None
                     if message.HasField("started"):
-                        if give_up is None:
-                            yield message
-                        request.request_id = message.started.request_id
-                    else:
-                        tokens += len(message.tokens.tokens)
-                        yield message
-                    give_up = time.monotonic() + wait
+                        if begun:
+                            continue
+                        begun = message.started.request_id
+                    tokens += len(message.tokens.tokens)
+                    yield message
                 return
             except grpc.RpcError as error:
-                if error.code() != grpc.StatusCode.UNAVAILABLE or not give_up or time.monotonic() > give_up:
+                give_up = give_up or time.monotonic() + wait
+                if error.code() != grpc.StatusCode.UNAVAILABLE or not begun or time.monotonic() > give_up:
                     raise
                 time.sleep(0.1)
-                messages = self.resume(request.request_id, tokens)
+                messages = self.resume(begun, tokens)
 
     def resume(self, request_id, from_token=0):
         """The messages of a resumable request from one of its tokens on."""

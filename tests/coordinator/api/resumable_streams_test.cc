@@ -17,12 +17,15 @@ using ::testing::HasSubstr;
 class Reader final : public StreamReader, public std::enable_shared_from_this<Reader> {
  public:
   void Begin(const std::shared_ptr<ResumableStream>& stream, uint32_t from) {
+    EXPECT_TRUE(TryBegin(stream, from).ok());
+  }
+  absl::Status TryBegin(const std::shared_ptr<ResumableStream>& stream, uint32_t from = 0) {
     {
       std::lock_guard lock(mu_);
       stream_ = stream;
       place_.token = from;
     }
-    stream->Attach(shared_from_this());
+    return stream->Attach(shared_from_this());
   }
   void OnMore() override {
     std::lock_guard lock(mu_);
@@ -89,14 +92,15 @@ class ResumableStreamsTest : public ::testing::Test {
   }
 
   // A new coordinator with new ranks over what is on disk.
-  void Restart(const std::string& identity = "") {
+  void Restart(const std::string& identity = "", int64_t most_pages = 0) {
     streams_.reset();
     store_.reset();
     loopback_ = std::make_unique<LoopbackFrontend>();
     loopback_->model.identity = identity;
     loopback_->SetReady();
-    auto store = StreamStore::Open(
-        {.path = folder_ + "/streams.db", .now_ms = [this] { return now_ms_.load(); }});
+    auto store = StreamStore::Open({.path = folder_ + "/streams.db",
+                                    .now_ms = [this] { return now_ms_.load(); },
+                                    .most_pages = most_pages});
     ASSERT_TRUE(store.ok()) << store.status();
     store_ = *std::move(store);
     MakeStreams();
@@ -118,6 +122,9 @@ class ResumableStreamsTest : public ::testing::Test {
     request.mutable_options()->set_seed(5);
     request.set_resumable(true);
     return request;
+  }
+  absl::StatusOr<std::shared_ptr<ResumableStream>> Begin(const v1::GenerateRequest& request) {
+    return streams_->Begin(request, "", loopback_->frontend->NewRecord(Transport::kGrpc));
   }
   static std::vector<uint32_t> Prompt() { return {3, 1, 4, 1, 5}; }
   static std::vector<uint32_t> Expected(uint32_t from = 0) {
@@ -162,7 +169,7 @@ class ResumableStreamsTest : public ::testing::Test {
 };
 
 TEST_F(ResumableStreamsTest, IsReadFromAnyTokenWhileItRunsAndAfterwards) {
-  const auto stream = streams_->Begin(RequestOf("one"), "");
+  const auto stream = Begin(RequestOf("one"));
   const auto first = Read(stream);
   ASSERT_TRUE(first->WaitOver());
   EXPECT_EQ(first->ids(), Expected());
@@ -187,13 +194,16 @@ TEST_F(ResumableStreamsTest, GoesOnAfterARestartWithTheSameTokens) {
   int interrupted = 0;
   for (const int saved : {0, 1, 2, 9, 20}) {
     const std::string id = "restart-" + std::to_string(saved);
-    const auto first = Read(streams_->Begin(RequestOf(id), ""));
+    const uint64_t before = Accounted();
+    const auto first = Read(Begin(RequestOf(id)));
     ASSERT_TRUE(first->WaitTokens(static_cast<size_t>(saved)));
     WaitSaved(id, saved);
     loopback_->engine->Fail(absl::UnavailableError("a rank is lost"));
     ASSERT_TRUE(first->WaitOver());
     const auto had = static_cast<uint32_t>(first->ids().size());
-    interrupted += absl::IsUnavailable(first->status()) ? 1 : 0;
+    const bool unfinished = absl::IsUnavailable(first->status());
+    interrupted += unfinished ? 1 : 0;
+    EXPECT_EQ(Accounted() - before, unfinished ? 0 : kTokens);
     Restart();
     const auto second = Read(streams_->Resume(id, ""), had);
     ASSERT_TRUE(second->WaitOver());
@@ -201,7 +211,7 @@ TEST_F(ResumableStreamsTest, GoesOnAfterARestartWithTheSameTokens) {
     EXPECT_EQ(second->ids(), Expected(had));
     EXPECT_EQ(second->finished().usage().completion_tokens(), kTokens);
     EXPECT_EQ(second->finished().usage().prompt_tokens(), Prompt().size());
-    EXPECT_EQ(Accounted(), kTokens);
+    EXPECT_EQ(Accounted(), unfinished ? kTokens : 0);
     const auto whole = Read(streams_->Resume(id, ""), 0);
     ASSERT_TRUE(whole->WaitOver());
     EXPECT_EQ(whole->ids(), Expected());
@@ -212,7 +222,7 @@ TEST_F(ResumableStreamsTest, GoesOnAfterARestartWithTheSameTokens) {
 
 TEST_F(ResumableStreamsTest, GoesOnWithoutAReader) {
   loopback_->ranks->Hold(true);
-  { const auto reader = Read(streams_->Begin(RequestOf("alone"), "")); }
+  { const auto reader = Read(Begin(RequestOf("alone"))); }
   loopback_->ranks->Hold(false);
   WaitSaved("alone", kTokens + 1);
   const auto reader = Read(streams_->Resume("alone", ""));
@@ -223,22 +233,77 @@ TEST_F(ResumableStreamsTest, GoesOnWithoutAReader) {
 TEST_F(ResumableStreamsTest, IsCancelledAndForgottenWhenNobodyReadsIt) {
   MakeStreams(/*window=*/std::chrono::milliseconds(1));
   loopback_->ranks->Hold(true);
-  auto stream = streams_->Begin(RequestOf("left"), "");
-  ASSERT_TRUE(stream.ok());
-  now_ms_ = 10'000;
-  loopback_->ranks->Hold(false);
-  loopback_->ExpectAllFreed();
+  ASSERT_TRUE(Begin(RequestOf("left")).ok());
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  // Its row goes once it is cancelled, while the ranks have not answered it.
   while (store_->Read({"", "left"}).ok() && std::chrono::steady_clock::now() < deadline) {
-    now_ms_ += 10;
     std::this_thread::yield();
   }
   EXPECT_TRUE(absl::IsNotFound(streams_->Resume("left", "").status()));
+  EXPECT_EQ(loopback_->engine->Stats().cancelled, 1u);
+  loopback_->ranks->Hold(false);
+  loopback_->ExpectAllFreed();
+}
+
+// What has ended on disk is forgotten too, but not under a reader.
+TEST_F(ResumableStreamsTest, AnEndedAnswerIsForgottenUnlessItIsRead) {
+  for (const char* id : {"read", "unread"}) {
+    ASSERT_TRUE(Read(Begin(RequestOf(id)))->WaitOver());
+    WaitSaved(id, kTokens + 1);
+  }
+  Restart();
+  const auto read = streams_->Resume("read", "");
+  ASSERT_TRUE(read.ok());
+  now_ms_ += 3'600'000;
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  // Add finds its id free again.
+  while (!store_->Add({"", "unread"}, RequestOf("unread"), "").ok() &&
+         std::chrono::steady_clock::now() < deadline) {
+    std::this_thread::yield();
+  }
+  EXPECT_EQ(store_->Read({"", "unread"})->events.events_size(), 0);
+  EXPECT_TRUE(absl::IsAlreadyExists(store_->Add({"", "read"}, RequestOf("read"), "").status()));
+}
+
+// Streams go on without a disk; new ones are refused until there is room.
+TEST_F(ResumableStreamsTest, AFullDisk) {
+  Restart("", /*most_pages=*/8);
+  absl::Status status;
+  std::shared_ptr<Reader> last;
+  for (int i = 0; i < 1000 && status.ok(); ++i) {
+    const auto stream = Begin(RequestOf("full-" + std::to_string(i)));
+    status = stream.status();
+    if (!stream.ok()) break;
+    last = Read(stream);
+    ASSERT_TRUE(last->WaitOver());
+    EXPECT_TRUE(last->status().ok()) << last->status();
+    EXPECT_EQ(last->ids(), Expected());
+  }
+  EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
+  ASSERT_NE(last, nullptr);
+  const auto first = Read(streams_->Resume("full-0", ""));
+  ASSERT_TRUE(first->WaitOver());
+  EXPECT_EQ(first->ids(), Expected());
+}
+
+TEST_F(ResumableStreamsTest, ManyReadersOfOneAreRefused) {
+  loopback_->ranks->Hold(true);
+  const auto stream = Begin(RequestOf("popular"));
+  std::vector<std::shared_ptr<Reader>> readers;
+  absl::Status status;
+  while (status.ok() && readers.size() < 100) {
+    readers.push_back(std::make_shared<Reader>());
+    status = readers.back()->TryBegin(*stream);
+  }
+  EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
+  readers.clear();
+  EXPECT_TRUE(std::make_shared<Reader>()->TryBegin(*stream).ok());
+  loopback_->ranks->Hold(false);
 }
 
 TEST_F(ResumableStreamsTest, IsCancelledByName) {
   loopback_->ranks->Hold(true);
-  const auto reader = Read(streams_->Begin(RequestOf("stop"), ""));
+  const auto reader = Read(Begin(RequestOf("stop")));
   EXPECT_TRUE(absl::IsNotFound(streams_->Cancel("stop", "somebody")));
   ASSERT_TRUE(streams_->Cancel("stop", "").ok());
   ASSERT_TRUE(reader->WaitOver());
@@ -259,26 +324,24 @@ TEST_F(ResumableStreamsTest, WhatCannotBeResumedIsRefusedByName) {
   v1::GenerateRequest request = RequestOf("two");
   request.mutable_options()->set_temperature(1);
   request.mutable_options()->set_n(2);
-  absl::Status status = streams_->Begin(request, "").status();
+  absl::Status status = Begin(request).status();
   EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
   EXPECT_THAT(std::string(status.message()), HasSubstr("options.n"));
   request = RequestOf("two");
   request.mutable_options()->set_prompt_logprobs(1);
-  status = streams_->Begin(request, "").status();
+  status = Begin(request).status();
   EXPECT_THAT(std::string(status.message()), HasSubstr("options.prompt_logprobs"));
 
-  const auto first = Read(streams_->Begin(RequestOf("two"), ""));
+  const auto first = Read(Begin(RequestOf("two")));
   ASSERT_TRUE(first->WaitOver());
-  EXPECT_TRUE(absl::IsAlreadyExists(streams_->Begin(RequestOf("two"), "").status()));
+  EXPECT_TRUE(absl::IsAlreadyExists(Begin(RequestOf("two")).status()));
   EXPECT_TRUE(absl::IsNotFound(streams_->Resume("two", "another tenant").status()));
   const auto beyond = Read(streams_->Resume("two", ""), kTokens + 1);
   ASSERT_TRUE(beyond->WaitOver());
   EXPECT_TRUE(absl::IsOutOfRange(beyond->status())) << beyond->status();
 
   ResumableStreams none(loopback_->frontend.get(), nullptr, {});
-  EXPECT_TRUE(absl::IsFailedPrecondition(none.Begin(RequestOf("x"), "").status()));
-  EXPECT_TRUE(absl::IsFailedPrecondition(none.Resume("x", "").status()));
-  EXPECT_TRUE(absl::IsFailedPrecondition(none.Cancel("x", "")));
+  EXPECT_TRUE(absl::IsFailedPrecondition(none.Run([] { FAIL(); })));
 }
 
 TEST_F(ResumableStreamsTest, AnotherModelDoesNotGoOn) {
@@ -295,7 +358,7 @@ TEST_F(ResumableStreamsTest, OneThatTheQueueRefusesLeavesNothing) {
   int taken = 0;
   std::vector<std::shared_ptr<Reader>> readers;
   for (; taken < 30; ++taken) {
-    auto stream = streams_->Begin(RequestOf("q" + std::to_string(taken)), "");
+    auto stream = Begin(RequestOf("q" + std::to_string(taken)));
     status = stream.status();
     if (!status.ok()) break;
     readers.push_back(Read(stream));
@@ -308,7 +371,7 @@ TEST_F(ResumableStreamsTest, OneThatTheQueueRefusesLeavesNothing) {
     ASSERT_TRUE(reader->WaitOver());
     EXPECT_EQ(reader->ids(), Expected());
   }
-  const auto now = Read(streams_->Begin(RequestOf(refused), ""));
+  const auto now = Read(Begin(RequestOf(refused)));
   ASSERT_TRUE(now->WaitOver());
   EXPECT_EQ(now->ids(), Expected());
 }
@@ -318,7 +381,7 @@ TEST_F(ResumableStreamsTest, TheSeedIsKept) {
   v1::GenerateRequest request = RequestOf("drawn");
   request.mutable_options()->clear_seed();
   request.mutable_options()->clear_max_tokens();
-  const auto first = Read(streams_->Begin(request, ""));
+  const auto first = Read(Begin(request));
   ASSERT_TRUE(first->WaitTokens(3));
   loopback_->engine->Fail(absl::UnavailableError("a rank is lost"));
   ASSERT_TRUE(first->WaitOver());

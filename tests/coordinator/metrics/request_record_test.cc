@@ -68,9 +68,10 @@ TEST_F(RequestRecordTest, ARequestThatGoesOnAfterARestart) {
   EXPECT_EQ(Get("vllm:generation_tokens_total"), 2);
   RequestRecord record = Arrive();
   record.SetResumable();
+  record.OnHistory();
+  record.OnHistory();
   record.OnSubmitted(1, 7, 50);
-  record.OnHistory(0);
-  record.OnHistory(0);
+  record.OnScheduled(0, /*cached_tokens=*/9, At(990));  // more than the prompt has: of the history
   record.OnToken(0, At(1000));
   record.OnToken(0, At(1020));
   EXPECT_EQ(Get("vllm:generation_tokens_total"), 4);
@@ -79,7 +80,7 @@ TEST_F(RequestRecordTest, ARequestThatGoesOnAfterARestart) {
   record.OnChoiceEnd(0, v1::FINISH_REASON_STOP, At(1021));
   record.OnEnd(absl::OkStatus(), "", At(1021));
   EXPECT_EQ(record.UsageOf(0).completion_tokens(), 4u);
-  EXPECT_EQ(Accounts(), " INTERACTIVE 1 7 0 4 0\n");
+  EXPECT_EQ(Accounts(), " INTERACTIVE 1 0 7 4 0\n");
 }
 
 TEST_F(RequestRecordTest, AFinishedRequest) {
