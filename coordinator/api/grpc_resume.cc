@@ -5,6 +5,12 @@
 #include "coordinator/api/errors.h"
 
 namespace whalepod {
+namespace {
+
+// A client that has left does not see it; one whose server is being shut down is to come back.
+grpc::Status Left() { return {grpc::StatusCode::UNAVAILABLE, "the deployment is shutting down"}; }
+
+}  // namespace
 
 std::shared_ptr<GrpcResume> GrpcResume::Make(grpc::CallbackServerContext* context,
                                              const Clock* clock) {
@@ -75,7 +81,7 @@ void GrpcResume::Go() {
       busy_ = false;
       left = cancelled_ && !std::exchange(ended_, true);
     }
-    if (left) Finish(grpc::Status::CANCELLED);
+    if (left) Finish(Left());
     return;
   }
 }
@@ -88,7 +94,7 @@ void GrpcResume::OnWriteDone(bool ok) {
     if (ended_) return;
     left = cancelled_ || !ok;
   }
-  if (left) return End(grpc::Status::CANCELLED);
+  if (left) return End(Left());
   Go();
 }
 
@@ -98,7 +104,7 @@ void GrpcResume::OnCancel() {
     cancelled_ = true;
     if (busy_ || std::exchange(ended_, true)) return;  // who is busy sees it
   }
-  Finish(grpc::Status::CANCELLED);
+  Finish(Left());
 }
 
 void GrpcResume::End(const grpc::Status& status) {

@@ -7,6 +7,7 @@ As a program it writes held-out problems for `whalepod generate --prompts`:
 """
 
 import argparse
+import collections
 import json
 import random
 import zlib
@@ -19,6 +20,11 @@ OPS = ("+", "-", "*")
 NAME = {"+": "addition", "-": "subtraction", "*": "product"}
 SHARE = (0.36, 0.38, 0.26)
 KINDS = ("plain", "mixed", "noisy", "new", "second")
+
+# How often a text is in capitals, a number from 1,000 on has a comma, and a number repeats a digit
+# ("50077"). What goes wrong most is trained more often than it is measured.
+Shares = collections.namedtuple("Shares", "upper comma repeated")
+MEASURED, TRAINED = Shares(0.12, 0.04, 0.0), Shares(0.24, 0.12, 0.06)
 
 
 def held_out(op, a, b):
@@ -55,16 +61,27 @@ def operands(rng, op, widest=5):
     return pair
 
 
-def problem(rng, held, widest=5):
+def repeating(rng, n):
+    """A number as long in which two digits, often neighbours, are the same."""
+    digits = list(str(n))
+    if len(digits) > 1:
+        i = rng.randrange(len(digits) - 1)
+        digits[rng.choice((i + 1, i + 1, len(digits) - 1))] = digits[i]
+    return int("".join(digits))
+
+
+def problem(rng, held, widest=5, repeated=0.0):
     while True:
         chosen = rng.choices(OPS, SHARE)[0]
         a, b = operands(rng, chosen, widest)
+        if repeated and rng.random() < repeated:
+            a, b = repeating(rng, a), repeating(rng, b)
         if held_out(chosen, a, b) == held:
             return chosen, a, b
 
 
-def number(rng, n):
-    return f"{n:,}" if n >= 1000 and rng.random() < 0.04 else str(n)
+def number(rng, n, comma):
+    return f"{n:,}" if n >= 1000 and rng.random() < comma else str(n)
 
 
 def typo(rng, text):
@@ -124,13 +141,13 @@ def surrounded(rng, text):
     return text
 
 
-def cased(rng, text):
+def cased(rng, text, upper):
     kind = rng.random()
     if kind < 0.2:
         return text.lower()
-    if kind < 0.32:
+    if kind < 0.2 + upper:
         return text.upper()
-    if kind < 0.35:
+    if kind < 0.23 + upper:
         return text.title()
     return text
 
@@ -138,7 +155,7 @@ def cased(rng, text):
 TABLES = {(op, new): families(op, new) for op in OPS for new in (False, True)}
 
 
-def asked(rng, op, a, b, new=False, plain=False):
+def asked(rng, op, a, b, shares, new=False, plain=False):
     """(text, family, op, a, b): the operands may have changed places, as the text has them."""
     names = [n for n in TABLES[op, new] if a >= b or not n.endswith(">")]
     # Families that are an operation's own are asked more often than one in their number.
@@ -149,26 +166,27 @@ def asked(rng, op, a, b, new=False, plain=False):
         a, b = b, a
     if not plain:
         text = surrounded(rng, noisy(rng, text))
-    text = cased(rng, text.replace("{a}", "\0").replace("{b}", "\1"))
+    text = cased(rng, text.replace("{a}", "\0").replace("{b}", "\1"), shares.upper)
     minus = rng.random()
     if op == "-" and minus < 0.06:
         text = text.replace("-", "−" if minus < 0.03 else "–")
-    return text.replace("\0", number(rng, a)).replace("\1", number(rng, b)), family, op, a, b
+    text = text.replace("\0", number(rng, a, shares.comma))
+    return text.replace("\1", number(rng, b, shares.comma)), family, op, a, b
 
 
-def off_topic(rng):
+def off_topic(rng, shares):
     text = rng.choice(words.OFF_TOPIC) if rng.random() < 0.7 else words.sentence(rng)
-    return cased(rng, text.rstrip(".!?") + rng.choice((".", "?", "!", "")))
+    return cased(rng, text.rstrip(".!?") + rng.choice((".", "?", "!", "")), shares.upper)
 
 
-def turns(rng, count):
+def turns(rng, count, shares):
     """Earlier turns of a conversation, as a client sends them back."""
     messages = []
     for _ in range(count):
         if rng.random() < 0.1:
-            question, said = off_topic(rng), NOTHING_REPLY
+            question, said = off_topic(rng, shares), NOTHING_REPLY
         else:
-            question, _, op, a, b = asked(rng, *problem(rng, False))
+            question, _, op, a, b = asked(rng, *problem(rng, False), shares)
             said = reply(op, a, b)
         # With the blank line that follows </think>, or without.
         messages += [
@@ -189,16 +207,20 @@ def conversation(rng, held=False, kind="noisy"):
     any phrasing, case, system prompt and turn, with typos, words that do not belong and sentences
     around; "mixed" the same without those three; "plain" a first turn without system prompt; "new"
     phrasings never trained, "second" a second turn, both otherwise as "mixed"."""
-    messages = []
+    messages, shares = [], MEASURED if held else TRAINED
     if kind != "plain" and rng.random() < 0.25:
         messages.append({"role": "system", "content": system(rng)})
     if kind == "second" or (kind in ("mixed", "noisy") and rng.random() < 0.2):
-        messages += turns(rng, 1 if kind == "second" else rng.choice((1, 1, 2, 3)))
+        messages += turns(rng, 1 if kind == "second" else rng.choice((1, 1, 2, 3)), shares)
     if not held and rng.random() < 0.025:
-        messages.append({"role": "user", "content": off_topic(rng)})
+        messages.append({"role": "user", "content": off_topic(rng, shares)})
         return {"messages": messages, "op": None, "a": 0, "b": 0, "family": "nothing"}
     text, family, op, a, b = asked(
-        rng, *problem(rng, held), new=kind == "new", plain=kind != "noisy"
+        rng,
+        *problem(rng, held, repeated=shares.repeated),
+        shares,
+        new=kind == "new",
+        plain=kind != "noisy",
     )
     messages.append({"role": "user", "content": text})
     return {"messages": messages, "op": op, "a": a, "b": b, "family": family}
@@ -206,7 +228,7 @@ def conversation(rng, held=False, kind="noisy"):
 
 def easy(rng):
     """What the first steps of training are mostly about: short numbers, asked plainly."""
-    text, family, op, a, b = asked(rng, *problem(rng, False, widest=3), plain=True)
+    text, family, op, a, b = asked(rng, *problem(rng, False, widest=3), TRAINED, plain=True)
     return {
         "messages": [{"role": "user", "content": text}],
         "op": op,
