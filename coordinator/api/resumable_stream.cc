@@ -15,6 +15,15 @@ constexpr size_t kMostReaders = 16;
 
 }  // namespace
 
+absl::Status Aborted() { return absl::AbortedError("ended by CancelGenerate"); }
+
+v1::JournalEnd EndOf(const absl::Status& status) {
+  v1::JournalEnd end;
+  end.set_code(static_cast<int>(status.code()));
+  end.set_message(std::string(status.message()));
+  return end;
+}
+
 void ResumableStream::Restore(v1::JournalEvents events, v1::JournalEnd end) {
   std::lock_guard lock(mu_);
   for (v1::GenerateResponse& event : *events.mutable_events()) {
@@ -54,8 +63,7 @@ void ResumableStream::Finish(const absl::Status& status) {
     if (absl::IsUnavailable(status) || !started_.has_value()) {
       interrupted_ = status;
     } else {
-      end_.emplace().set_code(static_cast<int>(status.code()));
-      end_->set_message(std::string(status.message()));
+      end_ = EndOf(absl::IsCancelled(status) ? Aborted() : status);
     }
     readers = ReadersLocked();
   }

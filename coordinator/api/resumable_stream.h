@@ -16,6 +16,11 @@
 
 namespace whalepod {
 
+// How a stream ends that somebody has cancelled. Not CANCELLED: a client sees that when its server
+// is shut down, and is to come back.
+absl::Status Aborted();
+v1::JournalEnd EndOf(const absl::Status& status);
+
 // Who reads a stream. Called from any thread, without the stream's lock; must not block.
 class StreamReader {
  public:

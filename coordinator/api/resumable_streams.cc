@@ -193,8 +193,7 @@ absl::Status ResumableStreams::Cancel(const std::string& request_id, const std::
   ASSIGN_OR_RETURN(const StoredStream stored, store_->Read(id));
   if (stored.end.has_value()) return absl::OkStatus();
   StreamAddition addition{.key = stored.key};
-  addition.end.emplace().set_code(static_cast<int>(absl::StatusCode::kCancelled));
-  addition.end->set_message("cancelled");
+  addition.end = EndOf(Aborted());
   return store_->Append({addition});
 }
 

@@ -178,7 +178,11 @@ absl::StatusOr<Client::Answer> Client::Resume(const std::string& request_id,
 
 absl::StatusOr<Client::Answer> Client::GoOn(Answer answer, absl::Status status,
                                             const OnTokens& on_tokens) {
-  while (absl::IsUnavailable(status) && !answer.started.request_id().empty()) {
+  // A server that is being shut down cancels calls.
+  const auto may_come_back = [&status] {
+    return absl::IsUnavailable(status) || absl::IsCancelled(status);
+  };
+  while (may_come_back() && !answer.started.request_id().empty()) {
     RETURN_IF_ERROR(WaitReady(kResumeWait, Failed::kMayComeBack));
     v1::ResumeGenerateRequest request;
     request.set_request_id(answer.started.request_id());

@@ -15,7 +15,10 @@ from whalepod.v1 import inference_pb2, inference_pb2_grpc, jobs_pb2, jobs_pb2_gr
 
 class Client:
     def __init__(self, endpoint, api_key=None):
-        self.channel = grpc.insecure_channel(endpoint, options=[("grpc.max_receive_message_length", -1)])
+        # A deployment that is restarted is met again within a second.
+        options = [("grpc.max_receive_message_length", -1), ("grpc.initial_reconnect_backoff_ms", 100),
+                   ("grpc.min_reconnect_backoff_ms", 1000), ("grpc.max_reconnect_backoff_ms", 1000)]
+        self.channel = grpc.insecure_channel(endpoint, options=options)
         self.metadata = [("authorization", f"Bearer {api_key}")] if api_key else []
         self.inference = inference_pb2_grpc.InferenceServiceStub(self.channel)
         self.jobs = jobs_pb2_grpc.JobServiceStub(self.channel)
@@ -44,7 +47,9 @@ class Client:
                 return
             except grpc.RpcError as error:
                 give_up = give_up or time.monotonic() + wait
-                if error.code() != grpc.StatusCode.UNAVAILABLE or not begun or time.monotonic() > give_up:
+                # A server that is being shut down cancels calls.
+                away = error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+                if not away or not begun or time.monotonic() > give_up:
                     raise
                 time.sleep(0.1)
                 messages = self.resume(begun, tokens)

@@ -307,17 +307,18 @@ TEST_F(ResumableStreamsTest, IsCancelledByName) {
   EXPECT_TRUE(absl::IsNotFound(streams_->Cancel("stop", "somebody")));
   ASSERT_TRUE(streams_->Cancel("stop", "").ok());
   ASSERT_TRUE(reader->WaitOver());
-  EXPECT_TRUE(absl::IsCancelled(reader->status())) << reader->status();
+  EXPECT_TRUE(absl::IsAborted(reader->status())) << reader->status();
   loopback_->ranks->Hold(false);
   loopback_->ExpectAllFreed();
   // Also when it is asked for again, and when it waits on disk.
   WaitSaved("stop", 1);
   const auto again = Read(streams_->Resume("stop", ""));
   ASSERT_TRUE(again->WaitOver());
-  EXPECT_TRUE(absl::IsCancelled(again->status())) << again->status();
+  EXPECT_TRUE(absl::IsAborted(again->status())) << again->status();
   ASSERT_TRUE(store_->Add({"", "asleep"}, RequestOf("asleep"), "").ok());
   ASSERT_TRUE(streams_->Cancel("asleep", "").ok());
-  EXPECT_EQ(store_->Read({"", "asleep"})->end->code(), 1);
+  EXPECT_EQ(store_->Read({"", "asleep"})->end->code(),
+            static_cast<int>(absl::StatusCode::kAborted));
 }
 
 TEST_F(ResumableStreamsTest, WhatCannotBeResumedIsRefusedByName) {

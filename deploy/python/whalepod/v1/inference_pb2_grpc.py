@@ -75,8 +75,8 @@ class InferenceServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def CancelGenerate(self, request, context):
-        """Ends a resumable Generate, which goes on when its client merely leaves; one that has ended stays
-        as it is.
+        """Ends a resumable Generate, which goes on when its client merely leaves, with ABORTED; one that has
+        ended stays as it is.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
