@@ -90,13 +90,13 @@ void Frontend::Generate(std::shared_ptr<Generation> generation,
       RunTextWork([this, generation, request, caller = std::move(caller), arrival] {
         Begin(generation.get(), *request, caller, arrival);
       });
-  if (!queued.ok()) generation->Refuse(queued);
+  if (!queued.ok()) generation->Refuse(queued, request->request_id());
 }
 
 void Frontend::Begin(Generation* generation, const v1::GenerateRequest& request,
                      const std::string& caller, TimePoint arrival) {
   absl::StatusOr<Admitted> admitted = Admit(request, caller, arrival);
-  if (!admitted.ok()) return generation->Refuse(admitted.status());
+  if (!admitted.ok()) return generation->Refuse(admitted.status(), request.request_id());
   std::string id = request.request_id();
   if (id.empty()) {
     id = absl::StrCat("gen-", absl::Hex(id_prefix_, absl::kZeroPad8), "-", ++next_id_);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
 #include "coordinator/api/errors.h"
@@ -49,9 +50,11 @@ class Generation::Sink final : public RequestSink {
   const uint32_t choice_;
 };
 
-void Generation::Refuse(const absl::Status& status) {
+void Generation::Refuse(const absl::Status& status, const std::string& request_id) {
   std::lock_guard lock(mu_);
   waiting_ = false;
+  // It may be what is wrong.
+  record_.SetId(absl::Utf8SafeCEscape(request_id.substr(0, 128)));
   FinishLocked(status);
 }
 

@@ -60,8 +60,8 @@ class Generation final : public std::enable_shared_from_this<Generation> {
   // Submits what was asked for, all choices or none; `engine` outlives the call.
   void Begin(Engine* engine, CheckedGenerate checked, std::string request_id,
              const ServedModel& model);
-  // Ends the call with `status` and nothing else.
-  void Refuse(const absl::Status& status);
+  // Ends the call with `status` and nothing else. `request_id`: the client's, if it gave one.
+  void Refuse(const absl::Status& status, const std::string& request_id = "");
 
   // From the transport: a write has ended; false if it failed, and the client is gone.
   void OnWritten(bool ok);

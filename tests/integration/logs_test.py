@@ -49,6 +49,7 @@ class LogsTest(unittest.TestCase):
         self.assertGreater(end["ttft_ms"], 0)
         self.assertGreater(end["total_ms"], end["ttft_ms"])
         (refused,) = [line for line in lines if line.get("outcome") == "rejected"]
+        self.assertEqual(refused["request_id"], "refused")
         self.assertIn("temperature", refused["message"])
         self.assertNotIn("ttft_ms", refused)
 
