@@ -18,7 +18,7 @@ R1_TINY = SOURCE / "deploy/models/r1-tiny"
 RECIPE = R1_TINY / "recipe"
 COUNT = int(os.environ.get("WHALEPOD_PROBLEMS", "40"))
 # Percent of all and of each operation. Few problems make a coarse measure; greedy answers are always the same.
-FLOORS = {"mixed": (96, 94), "noisy": (93, 90), "new": (90, 0), "second": (95, 0)} if COUNT >= 1000 else {
+FLOORS = {"mixed": (97, 95), "noisy": (95, 94), "new": (90, 0), "second": (95, 0)} if COUNT >= 1000 else {
     "mixed": (92, 85), "noisy": (88, 80), "new": (88, 0), "second": (90, 0)}
 
 sys.path.insert(0, str(RECIPE))
