@@ -12,8 +12,9 @@ namespace whalepod::cpu::WHALEPOD_ISA {
 namespace {
 
 constexpr int kBins = 2048;
-constexpr float kBinsPerNat = 64;  // 2048 bins reach 32 nats below the best: 2^-46 of its share
-constexpr int64_t kChunk = 256;    // logits whose bins and shares are held at once
+constexpr float kBinsPerNat =
+    64;  // at least: 2048 bins reach 32 nats down, 2^-46 of the best's share
+constexpr int64_t kChunk = 256;  // logits whose bins and shares are held at once
 
 // Kept are logits above `least` and the first `ties` ids of those equal to it.
 struct Cut {
@@ -72,11 +73,8 @@ WHALEPOD_INLINE uint64_t MeasureOf(float x, const Measure& measure) {
   return measure.by_share ? Share(x, measure.max, measure.inverse_temperature) : 1;
 }
 
+// Shares.
 void MeasureAll(const float* x, int64_t n, const Measure& measure, uint64_t* out) {
-  if (!measure.by_share) {
-    for (int64_t i = 0; i < n; ++i) out[i] = 1;
-    return;
-  }
   const double max = measure.max, inverse = measure.inverse_temperature;
   for (int64_t i = 0; i < n; ++i) out[i] = Share(x[i], max, inverse);
 }
@@ -88,6 +86,48 @@ void BinsOf(const float* x, int64_t n, float max, float scale, int32_t* out) {
     bin = bin < kBins - 1 ? bin : kBins - 1;
     out[i] = static_cast<int32_t>(bin);
   }
+}
+
+// The lowest logit above -inf, 0 if there is none.
+float LowestOf(const float* x, int64_t n) {
+  F32x16 most = Set(-Infinity());
+  for (int64_t i = 0; i < n; i += 16) {
+    const F32x16 logits = LoadLogits(x + i, n - i);
+    const M16 counts = Gt(logits, Set(-Infinity()));
+    most = Max(most, Select(counts, Zero() - logits, Set(-Infinity())));
+  }
+  alignas(64) float lanes[16];
+  Store(lanes, most);
+  float lowest = lanes[0];
+  for (const float lane : lanes) lowest = lane > lowest ? lane : lowest;
+  return lowest > -Infinity() ? -lowest : 0;
+}
+
+// How many bins a unit of logits has: those of a flat row, `range` from the best to the lowest, are
+// spread over all of them.
+float BinScale(const Measure& measure, float range) {
+  constexpr float kMost = 1e30f;  // no product of a difference of logits with it is NaN
+  const float least = measure.by_share
+                          ? kBinsPerNat * static_cast<float>(measure.inverse_temperature)
+                          : kBinsPerNat;
+  const float spread = range > 0 ? (kBins - 1) / range : 0;
+  const float scale = spread > least ? spread : least;
+  return scale < kMost ? scale : kMost;
+}
+
+// What of `total` the best logits must measure: `part`, or the whole if that rounds to it.
+uint64_t TargetOf(double part, uint64_t total) {
+  const auto target = static_cast<uint64_t>(__builtin_ceil(part * static_cast<double>(total)));
+  return target < total ? target : total;
+}
+
+// Select's cut by shares where all logits above -inf are `max`.
+Cut SelectOfEqual(const float* x, int64_t n, const Measure& measure, float max, double part) {
+  int64_t equal = 0;
+  for (int64_t i = 0; i < n; ++i) equal += x[i] == max;
+  const uint64_t each = MeasureOf(max, measure);
+  const uint64_t target = TargetOf(part, each * static_cast<uint64_t>(equal));
+  return {max, static_cast<int64_t>((target + each - 1) / each)};
 }
 
 // The cut in list[0, n), which it reorders: the best logits that together measure at least
@@ -136,25 +176,32 @@ Cut SelectInList(float* list, int64_t n, const Measure& measure, uint64_t target
 // do (top-p). `list`: room for n; may be x itself, which is then lost.
 Cut Select(const float* x, int64_t n, const Measure& measure, float max, int64_t count, double part,
            float* list) {
-  const float scale = measure.by_share
-                          ? kBinsPerNat * static_cast<float>(measure.inverse_temperature)
-                          : kBinsPerNat;
-  uint64_t totals[kBins] = {};
+  const float range = max - LowestOf(x, n);
+  if (range == 0 && measure.by_share) return SelectOfEqual(x, n, measure, max, part);
+  const float scale = BinScale(measure, range);
+  uint64_t totals[kBins] = {}, others[kBins] = {};  // two, so that one bin's sums wait less
   uint64_t measures[kChunk];
   int32_t bins[kChunk];
   for (int64_t i = 0; i < n; i += kChunk) {
     const int64_t m = n - i < kChunk ? n - i : kChunk;
     BinsOf(x + i, m, max, scale, bins);
+    if (!measure.by_share) {
+      for (int64_t j = 0; j < m; ++j) ++totals[bins[j]];
+      continue;
+    }
     MeasureAll(x + i, m, measure, measures);
-    for (int64_t j = 0; j < m; ++j) totals[bins[j]] += measures[j];
+    for (int64_t j = 0; j + 1 < m; j += 2) {
+      totals[bins[j]] += measures[j];
+      others[bins[j + 1]] += measures[j + 1];
+    }
+    if (m % 2 != 0) totals[bins[m - 1]] += measures[m - 1];
   }
+  for (int64_t bin = 0; bin < kBins; ++bin) totals[bin] += others[bin];
   uint64_t target = static_cast<uint64_t>(count);
   if (measure.by_share) {
     uint64_t total = 0;
     for (uint64_t bin : totals) total += bin;
-    target = static_cast<uint64_t>(__builtin_ceil(part * static_cast<double>(total)));
-    // A part that rounds to the whole, or above it.
-    if (target > total) target = total;
+    target = TargetOf(part, total);
   }
   int32_t bin = 0;
   while (bin < kBins && target > totals[bin]) target -= totals[bin++];
@@ -175,7 +222,9 @@ Cut Select(const float* x, int64_t n, const Measure& measure, float max, int64_t
 int64_t Compact(const float* x, int64_t n, Cut cut, float* out) {
   int64_t kept = 0;
   for (int64_t i = 0; i < n; ++i) {
-    if (x[i] > cut.least || (x[i] == cut.least && cut.ties-- > 0)) out[kept++] = x[i];
+    out[kept] = x[i];
+    kept += x[i] > cut.least;
+    if (__builtin_expect(x[i] == cut.least, 0) && cut.ties-- > 0) ++kept;
   }
   return kept;
 }
