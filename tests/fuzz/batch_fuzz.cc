@@ -1,5 +1,5 @@
-// Batch files and their uploads. Input: a first byte that chooses the form, then the text; of an
-// upload its first line is the content type.
+// Batch files, their uploads and items of jobs. Input: a first byte that chooses the form, then the
+// text; of an upload its first line is the content type.
 #include <algorithm>
 #include <cstdint>
 #include <string>
@@ -49,20 +49,33 @@ void Upload(const std::string& text) {
   FUZZ_CHECK(bytes <= text.size());
 }
 
+// An item that is a GenerateRequest, as the store gives it back.
+void Generate(const std::string& text) {
+  const auto item = whalepod::ParseItem(whalepod::RequestKind::kGenerate, text);
+  if (!item.ok()) {
+    FUZZ_CHECK(absl::IsInvalidArgument(item.status()));
+    return;
+  }
+  FUZZ_CHECK(item->chat == item->generate.has_chat());
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* bytes, size_t size) {
   if (size == 0) return 0;
   const std::string text(reinterpret_cast<const char*>(bytes) + 1, size - 1);
-  switch (bytes[0] % 3) {
+  switch (bytes[0] % 4) {
     case 0:
       Batch(text, "");
       break;
     case 1:
       Upload(text);
       break;
-    default:
+    case 2:
       Batch(text, whalepod::kChatUrl);
+      break;
+    default:
+      Generate(text);
   }
   return 0;
 }

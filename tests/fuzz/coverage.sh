@@ -20,7 +20,9 @@ for target in "$out"/tests/fuzz/fuzz_*; do
   done
   LLVM_PROFILE_FILE=$out/$name.profraw "$target" -runs=0 "${corpora[@]}" >/dev/null 2>&1
   profiles+=("$out/$name.profraw")
-  objects+=(-object "$target")
+  # The first one is llvm-cov's own argument.
+  [ ${#objects[@]} -eq 0 ] || objects+=(-object)
+  objects+=("$target")
 done
 llvm-profdata-16 merge -o "$out/all.profdata" "${profiles[@]}"
 sources=()
