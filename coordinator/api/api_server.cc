@@ -63,32 +63,33 @@ class Service final : public v1::InferenceService::CallbackService {
   grpc::ServerUnaryReactor* CancelGenerate(grpc::CallbackServerContext* context,
                                            const v1::CancelGenerateRequest* request,
                                            v1::CancelGenerateResponse*) override {
-    grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-    const absl::StatusOr<std::string> caller = CallerOf(frontend_, *context);
-    absl::Status queued = caller.status();
-    if (queued.ok()) {
-      queued = OnStreams([streams = streams_, reactor, id = request->request_id(), caller] {
-        reactor->Finish(ToGrpcStatus(streams->Cancel(id, *caller)));
-      });
-    }
-    if (!queued.ok()) reactor->Finish(ToGrpcStatus(queued));
-    return reactor;
+    return Later(
+        context, [this](std::function<void()> work) { return OnStreams(std::move(work)); },
+        [streams = streams_, id = request->request_id()](const std::string& caller) {
+          return streams->Cancel(id, caller);
+        });
   }
 
   grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* context,
                                      const v1::TokenizeRequest* request,
                                      v1::TokenizeResponse* response) override {
-    return Later(context, [frontend = &frontend_, request, response] {
-      return frontend->Tokenize(*request, response);
-    });
+    return Later(
+        context,
+        [this](std::function<void()> work) { return frontend_.RunTextWork(std::move(work)); },
+        [frontend = &frontend_, request, response](const std::string&) {
+          return frontend->Tokenize(*request, response);
+        });
   }
 
   grpc::ServerUnaryReactor* Detokenize(grpc::CallbackServerContext* context,
                                        const v1::DetokenizeRequest* request,
                                        v1::DetokenizeResponse* response) override {
-    return Later(context, [frontend = &frontend_, request, response] {
-      return frontend->Detokenize(*request, response);
-    });
+    return Later(
+        context,
+        [this](std::function<void()> work) { return frontend_.RunTextWork(std::move(work)); },
+        [frontend = &frontend_, request, response](const std::string&) {
+          return frontend->Detokenize(*request, response);
+        });
   }
 
   grpc::ServerUnaryReactor* GetModel(grpc::CallbackServerContext* context,
@@ -129,32 +130,33 @@ class Service final : public v1::InferenceService::CallbackService {
   grpc::ServerUnaryReactor* GetUsage(grpc::CallbackServerContext* context,
                                      const v1::GetUsageRequest* request,
                                      v1::GetUsageResponse* response) override {
-    grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-    const absl::StatusOr<std::string> caller = CallerOf(frontend_, *context);
-    absl::Status queued = caller.status();
-    if (queued.ok() && !usage_work_.Run([this, reactor, request, response, caller = *caller] {
-          reactor->Finish(ToGrpcStatus(frontend_.GetUsage(caller, *request, response)));
-        })) {
-      queued = WithRetryDelay(absl::ResourceExhaustedError("too many ask for their usage at once"),
-                              "QUEUE_FULL", kRetryMs);
-    }
-    if (!queued.ok()) reactor->Finish(ToGrpcStatus(queued));
-    return reactor;
+    return Later(
+        context, [this](std::function<void()> work) { return OnUsage(std::move(work)); },
+        [frontend = &frontend_, request, response](const std::string& caller) {
+          return frontend->GetUsage(caller, *request, response);
+        });
   }
 
  private:
-  // Ends a call with what `work` says, which runs on a thread of its own and may outlive this.
-  template <typename Work>
-  grpc::ServerUnaryReactor* Later(grpc::CallbackServerContext* context, Work work) {
+  // Ends a call with what `work` says of its caller. `queue` has it run on a thread for it, where
+  // it may outlive this, or says why not.
+  template <typename Queue, typename Work>
+  grpc::ServerUnaryReactor* Later(grpc::CallbackServerContext* context, Queue queue, Work work) {
     grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-    absl::Status queued = CallerOf(frontend_, *context).status();
+    const absl::StatusOr<std::string> caller = CallerOf(frontend_, *context);
+    absl::Status queued = caller.status();
     if (queued.ok()) {
-      queued = frontend_.RunTextWork([reactor, work] { reactor->Finish(ToGrpcStatus(work())); });
+      queued =
+          queue([reactor, work, caller = *caller] { reactor->Finish(ToGrpcStatus(work(caller))); });
     }
     if (!queued.ok()) reactor->Finish(ToGrpcStatus(queued));
     return reactor;
   }
-
+  absl::Status OnUsage(std::function<void()> work) {
+    if (usage_work_.Run(std::move(work))) return absl::OkStatus();
+    return WithRetryDelay(absl::ResourceExhaustedError("too many ask for their usage at once"),
+                          "QUEUE_FULL", kRetryMs);
+  }
   // Runs what calls the streams; it may outlive this.
   absl::Status OnStreams(std::function<void()> work) {
     if (streams_ != nullptr) return streams_->Run(std::move(work));

@@ -161,11 +161,6 @@ absl::Status ResumableStream::interrupted() const {
   return interrupted_;
 }
 
-bool ResumableStream::ended() const {
-  std::lock_guard lock(mu_);
-  return end_.has_value();
-}
-
 Duration ResumableStream::IdleFor(TimePoint now) {
   std::lock_guard lock(mu_);
   DetachLocked(nullptr);

@@ -79,7 +79,6 @@ class ResumableStream final : public ResponseWriter,
 
   // It can neither go on nor has it ended: the deployment went down under it, or would not have it.
   absl::Status interrupted() const;
-  bool ended() const;
   // How long nobody has read it; 0 while somebody does.
   Duration IdleFor(TimePoint now);
   // Has the readers check themselves.
