@@ -268,10 +268,6 @@ absl::Status ValidatePlanPart(const v1::PlanPart& part) {
   const v1::ShardingPlan& header = part.header();
   RETURN_IF_ERROR(CheckHeader(header, part.rank_hashes_size()));
   RETURN_IF_ERROR(CheckGroups(header));
-  if (part.part().rank() >= static_cast<uint32_t>(part.rank_hashes_size())) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("the part is of rank ", part.part().rank(), " of ", part.rank_hashes_size()));
-  }
   SliceChecker slices(header);
   RETURN_IF_ERROR(slices.Init());
   RETURN_IF_ERROR(CheckPart(header, part.part(), static_cast<int>(part.part().rank()), &slices));

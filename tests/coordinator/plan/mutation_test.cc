@@ -2,53 +2,19 @@
 // crash the validator.
 #include <cmath>
 #include <functional>
+#include <random>
 #include <string>
 #include <vector>
 
 #include "coordinator/plan/planner.h"
+#include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "proto/plan/hash.h"
 #include "proto/plan/validate.h"
-#include "tests/coordinator/plan/fake_checkpoint.h"
+#include "tests/coordinator/plan/broken_plans.h"
 
 namespace whalepod {
 namespace {
-
-v1::ModelSpec SmallModel() {
-  std::mt19937_64 random(3);
-  v1::ModelSpec m = RandomModel(random);
-  m.set_num_hidden_layers(2);
-  m.set_hidden_size(32);
-  m.set_first_k_dense_replace(1);
-  m.set_moe_layer_freq(1);
-  m.set_intermediate_size(128);
-  m.set_moe_intermediate_size(128);
-  m.set_num_attention_heads(4);
-  m.set_q_lora_rank(24);
-  m.set_n_routed_experts(4);
-  m.set_n_shared_experts(1);
-  m.set_num_experts_per_tok(2);
-  m.set_fp8_block_rows(20);
-  m.set_fp8_block_cols(24);
-  return m;
-}
-
-v1::ShardingPlan RightPlan(bool bound) {
-  const v1::ModelSpec model = SmallModel();
-  const Checkpoint checkpoint = FakeCheckpoint(model);
-  PlanRequest request;
-  request.model = model;
-  request.checkpoint = &checkpoint;
-  request.dp = 2;
-  request.tp = 2;
-  request.ep = 2;
-  v1::ShardingPlan plan = MakePlan(request).value();
-  if (bound) {
-    const absl::Status status = BindPlan(checkpoint, &plan);
-    EXPECT_TRUE(status.ok()) << status;
-  }
-  return plan;
-}
 
 void ExpectRefused(const v1::ShardingPlan& right, const std::string& what,
                    const std::function<void(v1::ShardingPlan*)>& change) {
@@ -64,14 +30,22 @@ void ExpectRefused(const v1::ShardingPlan& right, const std::string& what,
 
 TEST(PlanMutationTest, RightPlansPass) {
   for (const bool bound : {false, true}) {
-    const absl::Status status = ValidatePlan(RightPlan(bound));
+    const absl::Status status = ValidatePlan(SmallPlan(bound));
     EXPECT_TRUE(status.ok()) << status;
+  }
+}
+
+TEST(PlanMutationTest, EachRefusalSaysWhatIsWrong) {
+  for (const BrokenPlan& broken : BrokenPlans()) {
+    v1::ShardingPlan plan = SmallPlan(true);
+    broken.change(&plan);
+    EXPECT_THAT(ValidatePlan(plan).message(), testing::HasSubstr(broken.refusal));
   }
 }
 
 // Every column of the slices of every rank, at random places, by random amounts.
 TEST(PlanMutationTest, AnyChangedEntryOfASlice) {
-  const v1::ShardingPlan right = RightPlan(true);
+  const v1::ShardingPlan right = SmallPlan(true);
   const auto* descriptor = v1::TensorSlices::descriptor();
   std::mt19937_64 random(5);
   for (int f = 0; f < descriptor->field_count(); ++f) {
@@ -125,7 +99,7 @@ void CopySlice(v1::ShardingPlan* plan, int from, int i, int rank, int to) {
 }
 
 TEST(PlanMutationTest, WrongOwners) {
-  const v1::ShardingPlan right = RightPlan(true);
+  const v1::ShardingPlan right = SmallPlan(true);
   const v1::TensorSlices& s = right.ranks(0).slices();
   for (int i = 0; i < s.name_size(); ++i) {
     // Another rank's share of the same tensor, where shares differ.
@@ -142,7 +116,7 @@ TEST(PlanMutationTest, WrongOwners) {
 }
 
 TEST(PlanMutationTest, EverythingElse) {
-  const v1::ShardingPlan right = RightPlan(true);
+  const v1::ShardingPlan right = SmallPlan(true);
   using Change = std::function<void(v1::ShardingPlan*)>;
   const std::vector<std::pair<std::string, Change>> changes = {
       {"format", [](auto* p) { p->set_format_version(2); }},
@@ -225,7 +199,7 @@ TEST(PlanMutationTest, EverythingElse) {
 }
 
 TEST(PlanMutationTest, HashesAreChecked) {
-  const v1::ShardingPlan right = RightPlan(false);
+  const v1::ShardingPlan right = SmallPlan(false);
   v1::ShardingPlan plan = right;
   plan.mutable_hosts(0)->set_name("other");
   EXPECT_EQ(ValidatePlan(plan).code(), absl::StatusCode::kDataLoss);
@@ -239,7 +213,7 @@ TEST(PlanMutationTest, HashesAreChecked) {
 
 // Damaged bytes either do not parse, or are refused, or say the same plan.
 TEST(PlanMutationTest, DamagedBytes) {
-  const v1::ShardingPlan right = RightPlan(true);
+  const v1::ShardingPlan right = SmallPlan(true);
   const std::string bytes = right.SerializeAsString();
   std::mt19937_64 random(9);
   const google::protobuf::LogSilencer silence;
