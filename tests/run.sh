@@ -89,7 +89,7 @@ config_style() {
   check "clang-format" tests/style/format.sh
 }
 config_tidy() {
-  check "clang-tidy" tests/style/tidy.sh
+  check "clang-tidy" tests/style/tidy.py
 }
 
 deploy/local/install_packages.sh deploy/local/packages.txt tests/packages.txt || exit 1

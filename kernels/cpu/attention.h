@@ -23,6 +23,7 @@ constexpr int kValueVectors = 1;
 constexpr int kTilePositions = 16;
 
 WHALEPOD_INLINE int64_t RoundUp(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+WHALEPOD_INLINE int64_t CeilDiv(int64_t n, int64_t by) { return (n + by - 1) / by; }
 WHALEPOD_INLINE int64_t Smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 template <typename T>
@@ -48,8 +49,21 @@ WHALEPOD_INLINE void FillZero(float* from, const float* to) {
 // The row of position p in a paged cache.
 template <typename T>
 WHALEPOD_INLINE const T* CacheRow(const LatentCache& cache, const int32_t* table, int64_t p) {
-  return static_cast<const T*>(cache.base) + table[p / cache.block_tokens] * cache.block_stride +
-         p % cache.block_tokens * cache.width;
+  // Positions are below 2^31, and 32 bits divide several times faster than 64.
+  const auto position = static_cast<uint32_t>(p);
+  const auto block_tokens = static_cast<uint32_t>(cache.block_tokens);
+  return static_cast<const T*>(cache.base) + table[position / block_tokens] * cache.block_stride +
+         position % block_tokens * cache.width;
+}
+
+// Asks for `width` elements of the row of position p, if it is one of `visible`.
+template <typename T>
+WHALEPOD_INLINE void PrefetchRow(const LatentCache& cache, const int32_t* table, int64_t p,
+                                 int64_t visible, int64_t width) {
+  if (p >= visible) return;
+  const auto* row = reinterpret_cast<const char*>(CacheRow<T>(cache, table, p));
+  const int64_t bytes = width * static_cast<int64_t>(sizeof(T));
+  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(row + i, 0, 3);
 }
 
 // One block of rows in one thread's scratch. `rows` is a multiple of 4; unused rows are zero.
@@ -163,8 +177,10 @@ WHALEPOD_INLINE void AddPositions(const RowBlock& b, int64_t row, int64_t tile0,
 }  // namespace attention_internal
 
 // Scores of all rows against the tile of keys [kTilePositions, key_width] at positions tile0.. .
-// Positions a row can't see get a score that nothing reads.
-WHALEPOD_INLINE void ScoreTile(const RowBlock& b, int64_t tile0, float scale) {
+// Positions a row can't see get a score that nothing reads. Calls between() after each block of
+// scores.
+template <typename Fn>
+WHALEPOD_INLINE void ScoreTile(const RowBlock& b, int64_t tile0, float scale, const Fn& between) {
   for (int64_t r = 0; r < b.rows; r += 4) {
     bool seen = false;
     for (int64_t i = r; i < r + 4; ++i) seen = seen || b.visible[i] > tile0;
@@ -178,6 +194,7 @@ WHALEPOD_INLINE void ScoreTile(const RowBlock& b, int64_t tile0, float scale) {
       for (int i = 0; i < 4; ++i) {
         __builtin_memcpy(b.scores + (r + i) * b.ld + tile0 + p, scores + 4 * i, 4 * sizeof(float));
       }
+      between();
     }
   }
 }

@@ -33,6 +33,7 @@ void Attend(const AttentionAbsorbedArgs& args, int64_t token, int64_t head0, Row
     FillZero(r < heads ? row + width : row, row + b.key_width);
   }
   const int32_t* table = args.block_tables[token];
+  const int64_t asked_at_once = CeilDiv(kTilePositions, b.rows / 4 * (kTilePositions / 4));
   for (int64_t tile0 = 0; tile0 < visible; tile0 += kTilePositions) {
     for (int64_t j = 0; j < kTilePositions; ++j) {
       float* row = b.tile + j * b.key_width;
@@ -40,7 +41,14 @@ void Attend(const AttentionAbsorbedArgs& args, int64_t token, int64_t head0, Row
       if (exists) Widen(CacheRow<T>(args.cache, table, tile0 + j), width, row);
       FillZero(exists ? row + width : row, row + b.key_width);
     }
-    ScoreTile(b, tile0, args.scale);
+    // Rows of the next tile are asked for between the scores of this one. All at once they would
+    // wait for each other: a core has few reads open.
+    int64_t next = tile0 + kTilePositions;
+    ScoreTile(b, tile0, args.scale, [&] {
+      for (int64_t i = 0; i < asked_at_once; ++i, ++next) {
+        PrefetchRow<T>(args.cache, table, next, visible, width);
+      }
+    });
   }
   SoftmaxRows(b);
   for (int64_t tile0 = 0; tile0 < visible; tile0 += kTilePositions) {

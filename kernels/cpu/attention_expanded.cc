@@ -114,7 +114,7 @@ void Attend(const AttentionExpandedArgs& args, int64_t head, int64_t token0, con
   const int64_t visible = args.pos0 + last;
   for (int64_t tile0 = 0; tile0 < visible; tile0 += kTilePositions) {
     LoadKeyTile<T>(args, keys, tile0, visible, b);
-    ScoreTile(b, tile0, args.scale);
+    ScoreTile(b, tile0, args.scale, [] {});
   }
   SoftmaxRows(b);
   for (int64_t tile0 = 0; tile0 < visible; tile0 += kTilePositions) {

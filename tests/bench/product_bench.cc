@@ -21,17 +21,13 @@
 #include "kernels/cpu/thread_pool.h"
 #include "kernels/ops.h"
 #include "tests/bench/read_bandwidth.h"
+#include "tests/bench/timing.h"
 
 namespace whalepod {
 namespace {
 
 // Three times the largest L3, so that weights come from memory.
 constexpr int64_t kArenaBytes = int64_t{3} << 28;
-
-int Threads() {
-  const char* variable = std::getenv("WHALEPOD_BENCH_THREADS");
-  return variable != nullptr ? std::atoi(variable) : 2;
-}
 
 // Memory that all benchmarks take their weights from, full of small numbers in any type.
 uint8_t* Arena() {
@@ -51,14 +47,6 @@ uint8_t* Arena() {
   return arena;
 }
 
-template <typename Fn>
-double Seconds(const Fn& fn) {
-  const auto start = std::chrono::steady_clock::now();
-  fn();
-  const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
-  return elapsed.count();
-}
-
 // What one call multiplies.
 enum class Kind { kOne, kGrouped, kBatch };
 
@@ -71,7 +59,7 @@ class Products {
     scales_.assign((n / 128 + 2) * (k / 128 + 2), 1.0f);
     a_.assign(count * m * k, ToBF16(0.5f));
     c_.resize(count * m * n);
-    auto backend = CreateCpuBackend({.threads = Threads()});
+    auto backend = CreateCpuBackend({.threads = BenchThreads()});
     CHECK(backend.ok());
     backend_ = *std::move(backend);
     const PackedMatrix w = {.dtype = dtype,
@@ -116,15 +104,10 @@ class Products {
   GroupedMatMulArgs grouped_;
 };
 
-double Median(std::vector<double> values) {
-  std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
-  return values[values.size() / 2];
-}
-
 void Decode(benchmark::State& state, Kind kind, int64_t count, DType dtype, int64_t m, int64_t n,
             int64_t k) {
   Products products(kind, count, dtype, m, n, k);
-  cpu::ThreadPool pool(Threads());
+  cpu::ThreadPool pool(BenchThreads());
   MemoryReader reader(Arena(), kArenaBytes, pool);
   const int64_t half = products.matrices() / 2;
   std::vector<double> ours, reads;
@@ -243,7 +226,7 @@ int main(int argc, char** argv) {
   // OpenMP, whose threads oneDNN uses, reads its settings when it is loaded. Its threads must not
   // spin on a processor while ours work.
   if (std::getenv("GOMP_SPINCOUNT") == nullptr) {
-    setenv("OMP_NUM_THREADS", std::to_string(whalepod::Threads()).c_str(), 1);
+    setenv("OMP_NUM_THREADS", std::to_string(whalepod::BenchThreads()).c_str(), 1);
     setenv("GOMP_SPINCOUNT", "10000", 1);
     execv("/proc/self/exe", argv);
   }
