@@ -135,6 +135,10 @@ absl::StatusOr<OpenAiRequest> ParseItem(RequestKind kind, const std::string& req
   ASSIGN_OR_RETURN(
       parsed, kind == RequestKind::kChat ? ParseChatCompletion(request) : ParseCompletion(request));
   if (parsed.stream) return BadField("stream", "CONTRADICTION", "true", "false or absent in a job");
+  if (!parsed.more.empty()) {
+    return BadField("prompt", "CONTRADICTION", absl::StrCat(1 + parsed.more.size(), " prompts"),
+                    "one; a job has an item for each");
+  }
   return parsed;
 }
 

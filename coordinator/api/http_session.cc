@@ -1,11 +1,7 @@
 #include "coordinator/api/http_session.h"
 
-#include <sys/socket.h>
-
 #include <algorithm>
 #include <boost/asio/post.hpp>
-#include <boost/asio/write.hpp>
-#include <cerrno>
 #include <chrono>
 #include <functional>
 #include <utility>
@@ -16,6 +12,7 @@
 #include "base/log.h"
 #include "coordinator/api/errors.h"
 #include "coordinator/api/http_batches.h"
+#include "coordinator/api/http_completion.h"
 #include "coordinator/api/openai_request.h"
 
 namespace whalepod {
@@ -35,12 +32,6 @@ constexpr char kMetricsType[] = "text/plain; version=0.0.4; charset=utf-8";
 
 absl::string_view View(beast::string_view text) { return {text.data(), text.size()}; }
 
-int64_t SecondsNow() {
-  return std::chrono::duration_cast<std::chrono::seconds>(
-             std::chrono::system_clock::now().time_since_epoch())
-      .count();
-}
-
 nlohmann::ordered_json ModelObject(const ServedModel& model) {
   return {{"id", model.name},
           {"object", "model"},
@@ -52,195 +43,6 @@ nlohmann::ordered_json ModelObject(const ServedModel& model) {
 }
 
 }  // namespace
-
-// Writes what a Generation hands on: as one body at the end, or as chunks of server-sent events.
-// Nothing is sent before the engine has taken the request, so that a refusal has its own status.
-class HttpSession::Completion final : public ResponseWriter,
-                                      public std::enable_shared_from_this<Completion> {
- public:
-  Completion(std::shared_ptr<HttpSession> session, OpenAiRequest request)
-      : session_(std::move(session)),
-        stream_(request.stream),
-        response_(request, std::max(1u, request.generate.options().n()),
-                  session_->frontend_->model()->text.tokenizer, SecondsNow()),
-        request_(std::move(request.generate)),
-        generation_(std::make_shared<Generation>(this, session_->frontend_->clock(),
-                                                 session_->frontend_->NewRecord(Transport::kHttp))),
-        heartbeat_(session_->executor()) {}
-
-  // Whoever holds the request keeps the answer: until the generation has begun it may be ended
-  // only by it.
-  void Begin() {
-    session_->frontend_->Generate(
-        generation_, std::shared_ptr<const v1::GenerateRequest>(shared_from_this(), &request_),
-        session_->caller_);
-  }
-
-  // From any thread, under the generation's lock.
-  bool Write(const v1::GenerateResponse& message, bool last) override {
-    asio::post(session_->executor(),
-               [self = shared_from_this(), &message, last] { self->OnMessage(message, last); });
-    return false;
-  }
-  void Finish(const absl::Status& status) override {
-    asio::post(session_->executor(), [self = shared_from_this(), status] { self->OnEnd(status); });
-  }
-  void Abandon() override {
-    asio::post(session_->executor(), [self = shared_from_this()] { self->Gone(); });
-  }
-
-  // Tells the generation when the client leaves.
-  void Watch() {
-    session_->stream_.socket().async_wait(
-        asio::ip::tcp::socket::wait_read,
-        [self = shared_from_this()](beast::error_code error) { self->OnReadable(error); });
-  }
-
- private:
-  // HTTP/1.0 has no chunks: a stream ends with its connection.
-  bool chunked() const { return session_->request_.version() >= 11; }
-  bool keep_alive() const { return chunked() && session_->request_.keep_alive(); }
-
-  void OnReadable(beast::error_code error) {
-    if (over_) return;
-    if (error) return Gone();
-    char byte;
-    const ssize_t found =
-        recv(session_->stream_.socket().native_handle(), &byte, 1, MSG_PEEK | MSG_DONTWAIT);
-    // Bytes that are there belong to the next request.
-    if (found > 0) return;
-    // Told of bytes that had been read by then.
-    if (found < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)) return Watch();
-    Gone();
-  }
-
-  void OnMessage(const v1::GenerateResponse& message, bool last) {
-    if (over_) return generation_->OnWritten(false);
-    if (!stream_) {
-      response_.Gather(message);
-      if (!last) return generation_->OnWritten(true);
-      return End(200, response_.Whole());
-    }
-    pending_ += response_.Events(message);
-    if (last) pending_ += response_.LastEvents();
-    last_ = last_ || last;
-    message_due_ = true;
-    if (!header_sent_) return SendHeader();
-    Flush();
-  }
-
-  // The end by an error.
-  void OnEnd(const absl::Status& status) {
-    if (over_) return;
-    const HttpError error = ToHttpError(status);
-    if (!header_sent_) return End(error.status, error.body, error.retry_after_ms);
-    pending_ += absl::StrCat("data: ", error.body, "\n\ndata: [DONE]\n\n");
-    last_ = true;
-    Flush();
-  }
-
-  void SendHeader() {
-    header_sent_ = true;
-    session_->Count(200);
-    header_.emplace(http::status::ok, session_->request_.version());
-    header_->set(http::field::content_type, "text/event-stream; charset=utf-8");
-    header_->set(http::field::cache_control, "no-cache");
-    header_->set("X-Accel-Buffering", "no");
-    header_->keep_alive(keep_alive());
-    header_->chunked(chunked());
-    serializer_.emplace(*header_);
-    writing_ = true;
-    session_->stream_.expires_after(session_->options_.write_timeout);
-    http::async_write_header(
-        session_->stream_, *serializer_,
-        [self = shared_from_this()](beast::error_code error, size_t) { self->OnFlushed(error); });
-  }
-
-  void Flush() {
-    if (writing_ || over_) return;
-    if (pending_.empty()) {
-      if (message_due_) {
-        message_due_ = false;
-        generation_->OnWritten(true);
-      }
-      return;
-    }
-    sent_ = std::exchange(pending_, std::string());
-    writing_ = true;
-    session_->stream_.expires_after(session_->options_.write_timeout);
-    const auto flushed = [self = shared_from_this()](beast::error_code error, size_t) {
-      self->OnFlushed(error);
-    };
-    if (chunked()) {
-      asio::async_write(session_->stream_, http::make_chunk(asio::buffer(sent_)), flushed);
-    } else {
-      asio::async_write(session_->stream_, asio::buffer(sent_), flushed);
-    }
-  }
-
-  void OnFlushed(beast::error_code error) {
-    writing_ = false;
-    if (error) return Gone();
-    if (last_ && pending_.empty()) return SendLastChunk();
-    Beat();
-    Flush();
-  }
-
-  void SendLastChunk() {
-    if (!chunked()) return Leave(false);
-    asio::async_write(session_->stream_, http::make_chunk_last(),
-                      [self = shared_from_this()](beast::error_code error, size_t) {
-                        self->Leave(!error && self->keep_alive());
-                      });
-  }
-
-  // A comment after some silence, so that proxies and clients keep the connection.
-  void Beat() {
-    heartbeat_.expires_after(session_->options_.heartbeat);
-    heartbeat_.async_wait([self = shared_from_this()](beast::error_code error) {
-      if (error || self->over_ || self->writing_ || self->last_) return;
-      self->pending_ += ": keep-alive\n\n";
-      self->Flush();
-    });
-  }
-
-  // One body, whole.
-  void End(int status, std::string body, uint32_t retry_after_ms = 0) {
-    over_ = true;
-    const std::shared_ptr<HttpSession> session = session_;
-    session->completion_.reset();
-    session->Reply(status, std::move(body), retry_after_ms);
-  }
-
-  void Gone() {
-    if (over_) return;
-    generation_->Cancel();
-    Leave(false);
-  }
-
-  void Leave(bool keep_alive) {
-    over_ = true;
-    heartbeat_.cancel();
-    const std::shared_ptr<HttpSession> session = session_;
-    session->completion_.reset();
-    session->Done(keep_alive);
-  }
-
-  const std::shared_ptr<HttpSession> session_;
-  const bool stream_;
-  OpenAiResponse response_;
-  const v1::GenerateRequest request_;
-  const std::shared_ptr<Generation> generation_;
-  asio::steady_timer heartbeat_;
-  std::optional<http::response<http::empty_body>> header_;
-  std::optional<http::response_serializer<http::empty_body>> serializer_;
-  std::string pending_, sent_;
-  bool header_sent_ = false;
-  bool writing_ = false;
-  bool message_due_ = false;  // the generation waits for OnWritten
-  bool last_ = false;
-  bool over_ = false;  // nothing more is written
-};
 
 HttpSession::HttpSession(asio::ip::tcp::socket socket, const HttpServer::Options& options,
                          Frontend* frontend, JobApi* jobs, std::shared_ptr<std::atomic<int>> open)
@@ -406,7 +208,12 @@ void HttpSession::Complete(absl::StatusOr<OpenAiRequest> parsed) {
     return ReplyError(parsed.status());
   }
   const auto id = request_.find("X-Request-Id");
-  if (id != request_.end()) parsed->generate.set_request_id(std::string(View(id->value())));
+  if (id != request_.end()) {
+    parsed->generate.set_request_id(std::string(View(id->value())));
+    for (size_t i = 0; i < parsed->more.size(); ++i) {
+      parsed->more[i].set_request_id(absl::StrCat(parsed->generate.request_id(), "-", i + 1));
+    }
+  }
   completion_ = std::make_shared<Completion>(shared_from_this(), *std::move(parsed));
   const std::shared_ptr<Completion> completion = completion_;
   completion->Watch();

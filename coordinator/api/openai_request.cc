@@ -17,6 +17,7 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr int64_t kDefaultCompletionTokens = 16;
+constexpr size_t kMostPrompts = 256;
 
 // The keys of a body, read one after another; the first error stays.
 class Fields {
@@ -161,18 +162,30 @@ void ReadTokenIds(const std::string& key, const Json& ids, Fields& fields, v1::T
   }
 }
 
-// A text or token ids, or a list of one of them.
-void ReadPrompt(Fields& fields, v1::GenerateRequest* request) {
+// A text, or token ids.
+void ReadOnePrompt(const Json& prompt, Fields& fields, v1::GenerateRequest* request) {
+  if (prompt.is_string()) return request->set_text(prompt.get<std::string>());
+  if (!prompt.is_array() || prompt.empty()) {
+    return fields.Wrong("prompt", prompt, "a text or token ids, or a list of them");
+  }
+  ReadTokenIds("prompt", prompt, fields, request->mutable_token_ids());
+}
+
+// One prompt or a list of them; all else of `request` has been read.
+void ReadPrompts(Fields& fields, OpenAiRequest* request) {
   const Json* prompt = fields.Find("prompt");
   if (prompt == nullptr) return fields.Wrong("prompt", Json(), "a text or token ids");
-  if (prompt->is_array() && prompt->size() == 1 && !(*prompt)[0].is_number()) {
-    prompt = &(*prompt)[0];
+  if (!prompt->is_array() || prompt->empty() || (*prompt)[0].is_number()) {
+    return ReadOnePrompt(*prompt, fields, &request->generate);
   }
-  if (prompt->is_string()) return request->set_text(prompt->get<std::string>());
-  if (!prompt->is_array() || prompt->empty() || !(*prompt)[0].is_number()) {
-    return fields.Wrong("prompt", *prompt, "one text, or the token ids of one");
+  if (prompt->size() > kMostPrompts) {
+    return fields.Fail(BadField("prompt", "TOO_LONG", absl::StrCat(prompt->size(), " prompts"),
+                                absl::StrCat("at most ", kMostPrompts)));
   }
-  ReadTokenIds("prompt", *prompt, fields, request->mutable_token_ids());
+  request->more.assign(prompt->size() - 1, request->generate);
+  for (size_t i = 0; i < prompt->size(); ++i) {
+    ReadOnePrompt((*prompt)[i], fields, i == 0 ? &request->generate : &request->more[i - 1]);
+  }
 }
 
 void ReadStops(Fields& fields, v1::GenerationOptions* options) {
@@ -304,7 +317,6 @@ void ReadChatCompletion(Fields& fields, OpenAiRequest* request) {
 
 void ReadCompletion(Fields& fields, OpenAiRequest* request) {
   request->chat = false;
-  ReadPrompt(fields, &request->generate);
   ReadCommon(fields, request);
   v1::GenerationOptions* options = request->generate.mutable_options();
   options->set_max_tokens(
@@ -315,6 +327,7 @@ void ReadCompletion(Fields& fields, OpenAiRequest* request) {
   }
   request->echo = fields.Bool("echo");
   if (request->echo && request->logprobs) options->set_prompt_logprobs(options->logprobs());
+  ReadPrompts(fields, request);
 }
 
 // A body read by `read`, which leaves what is wrong in the fields.

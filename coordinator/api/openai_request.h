@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
@@ -12,6 +13,8 @@ namespace whalepod {
 // The body of /v1/chat/completions or /v1/completions.
 struct OpenAiRequest {
   v1::GenerateRequest generate;
+  // A completion's further prompts, each with the same options: at most 255.
+  std::vector<v1::GenerateRequest> more;
   bool chat = true;
   bool stream = false;
   bool include_usage = false;     // a last chunk with the usage

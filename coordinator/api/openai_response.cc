@@ -79,7 +79,7 @@ HttpError ToHttpError(const absl::Status& status) {
   return error;
 }
 
-OpenAiResponse::OpenAiResponse(const OpenAiRequest& request, uint32_t choices,
+OpenAiResponse::OpenAiResponse(const OpenAiRequest& request, uint32_t n,
                                std::shared_ptr<const Tokenizer> tokenizer, int64_t created)
     : chat_(request.chat),
       include_usage_(request.include_usage),
@@ -87,18 +87,27 @@ OpenAiResponse::OpenAiResponse(const OpenAiRequest& request, uint32_t choices,
       with_logprobs_(request.logprobs),
       tokenizer_(std::move(tokenizer)),
       created_(created),
-      choices_(choices) {
-  if (!request.echo) return;
-  echo_ = request.generate.text();
-  if (request.generate.has_token_ids() && tokenizer_ != nullptr) {
-    echo_ = tokenizer_->Decode(request.generate.token_ids().ids(), SpecialTokens::kSkip);
+      n_(n),
+      prompts_(1 + request.more.size()),
+      choices_(n * prompts_.size()) {
+  for (size_t i = 0; i < prompts_.size() && request.echo; ++i) {
+    const v1::GenerateRequest& generate = i == 0 ? request.generate : request.more[i - 1];
+    prompts_[i].echo = generate.text();
+    if (generate.has_token_ids() && tokenizer_ != nullptr) {
+      prompts_[i].echo = tokenizer_->Decode(generate.token_ids().ids(), SpecialTokens::kSkip);
+    }
   }
 }
 
-void OpenAiResponse::Start(const v1::GenerateResponse::Started& started) {
-  id_ = absl::StrCat(chat_ ? "chatcmpl-" : "cmpl-", started.request_id());
+void OpenAiResponse::Start(const v1::GenerateResponse::Started& started, Prompt* prompt) {
+  // That of the prompt which began first: one answer has one id.
+  if (id_.empty()) id_ = absl::StrCat(chat_ ? "chatcmpl-" : "cmpl-", started.request_id());
   model_ = started.model();
-  reasoning_open_ = started.reasoning_open();
+  prompt->reasoning_open = started.reasoning_open();
+}
+
+OpenAiResponse::Choice* OpenAiResponse::Find(uint32_t prompt, uint32_t choice) {
+  return choice < n_ ? &choices_[prompt * n_ + choice] : nullptr;
 }
 
 Json OpenAiResponse::Head(const char* object) const {
@@ -127,12 +136,14 @@ Json OpenAiResponse::Chunk(uint32_t choice, Json delta, Json logprobs, Json fini
 Json OpenAiResponse::Usage() const {
   uint32_t generated = 0;
   for (const Choice& choice : choices_) generated += choice.generated;
-  return {{"prompt_tokens", usage_.prompt_tokens()},
+  v1::Usage ended;
+  for (const Prompt& prompt : prompts_) AddRequest(prompt.usage, &ended);
+  return {{"prompt_tokens", ended.prompt_tokens()},
           {"completion_tokens", generated},
-          {"total_tokens", usage_.prompt_tokens() + generated},
-          {"prompt_tokens_details", {{"cached_tokens", usage_.cached_tokens()}}},
-          {"completion_tokens_details", {{"reasoning_tokens", usage_.reasoning_tokens()}}},
-          {"cost_dollars", usage_.cost_dollars()}};
+          {"total_tokens", ended.prompt_tokens() + generated},
+          {"prompt_tokens_details", {{"cached_tokens", ended.cached_tokens()}}},
+          {"completion_tokens_details", {{"reasoning_tokens", ended.reasoning_tokens()}}},
+          {"cost_dollars", ended.cost_dollars()}};
 }
 
 Json OpenAiResponse::TokenLogprob(uint32_t id, float logprob) const {
@@ -196,18 +207,17 @@ std::string OpenAiResponse::Tagged(Choice& choice, const v1::TextSpan& span) con
   std::string tag;
   if (!choice.begun) {
     choice.begun = true;
-    choice.thinking = reasoning_open_;
-    if (thinks && !reasoning_open_) tag = "<think>";
+    choice.thinking = PromptOf(choice).reasoning_open;
+    if (thinks && !choice.thinking) tag = "<think>";
   }
   if (choice.thinking && !thinks) tag = "</think>";
   choice.thinking = thinks;
   return absl::StrCat(tag, span.text());
 }
 
-std::string OpenAiResponse::TokenEvents(const v1::GenerateResponse::Tokens& tokens) {
-  const uint32_t index = tokens.choice();
-  if (index >= choices_.size()) return "";
-  Choice& choice = choices_[index];
+std::string OpenAiResponse::TokenEvents(const v1::GenerateResponse::Tokens& tokens,
+                                        Choice& choice) {
+  const uint32_t index = IndexOf(choice);
   std::string events;
   if (chat_ && !choice.role_sent) {
     choice.role_sent = true;
@@ -240,32 +250,37 @@ std::string OpenAiResponse::TokenEvents(const v1::GenerateResponse::Tokens& toke
 }
 
 std::string OpenAiResponse::Echo(Choice& choice) const {
-  return std::exchange(choice.echoed, true) ? "" : echo_;
+  return std::exchange(choice.echoed, true) ? "" : PromptOf(choice).echo;
 }
 
-std::string OpenAiResponse::PromptEvents(const v1::GenerateResponse::Prompt& prompt) {
+std::string OpenAiResponse::PromptEvents(const v1::GenerateResponse::Prompt& tokens,
+                                         uint32_t prompt) {
   std::string events;
-  for (uint32_t i = 0; i < choices_.size(); ++i) {
-    absl::StrAppend(
-        &events, Event(Chunk(i, Echo(choices_[i]), LogprobsOf(prompt.tokens(), choices_[i]), {})));
+  for (uint32_t i = 0; i < n_; ++i) {
+    Choice& choice = *Find(prompt, i);
+    absl::StrAppend(&events, Event(Chunk(IndexOf(choice), Echo(choice),
+                                         LogprobsOf(tokens.tokens(), choice), {})));
   }
   return events;
 }
 
-void OpenAiResponse::NoteFinished(const v1::GenerateResponse::Finished& finished) {
-  choices_[finished.choice()].finished = finished;
-  AddChoice(finished.usage(), finished.choice(), &usage_);
+void OpenAiResponse::NoteFinished(const v1::GenerateResponse::Finished& finished, Choice* choice) {
+  choice->finished = finished;
+  AddChoice(finished.usage(), finished.choice(), &prompts_[IndexOf(*choice) / n_].usage);
 }
 
-std::string OpenAiResponse::Events(const v1::GenerateResponse& message) {
-  if (message.has_started()) Start(message.started());
-  if (message.has_prompt()) return PromptEvents(message.prompt());
-  if (message.has_tokens()) return TokenEvents(message.tokens());
-  if (!message.has_finished()) return "";
+std::string OpenAiResponse::Events(const v1::GenerateResponse& message, uint32_t prompt) {
+  if (message.has_started()) Start(message.started(), &prompts_[prompt]);
+  if (message.has_prompt()) return PromptEvents(message.prompt(), prompt);
   const v1::GenerateResponse::Finished& finished = message.finished();
-  NoteFinished(finished);
+  Choice* const choice =
+      Find(prompt, message.has_finished() ? finished.choice() : message.tokens().choice());
+  if (choice == nullptr) return "";
+  if (message.has_tokens()) return TokenEvents(message.tokens(), *choice);
+  if (!message.has_finished()) return "";
+  NoteFinished(finished, choice);
   Json chunk =
-      Chunk(finished.choice(), chat_ ? Json::object() : Json(""), {}, FinishOf(finished.reason()));
+      Chunk(IndexOf(*choice), chat_ ? Json::object() : Json(""), {}, FinishOf(finished.reason()));
   if (!finished.stop().empty()) chunk["choices"][0]["stop_reason"] = finished.stop();
   return Event(chunk);
 }
@@ -292,18 +307,17 @@ void OpenAiResponse::GatherLogprobs(const Tokens& tokens, Choice& choice) const 
   }
 }
 
-void OpenAiResponse::Gather(const v1::GenerateResponse& message) {
-  if (message.has_started()) Start(message.started());
-  if (message.has_prompt()) {
-    for (Choice& choice : choices_) GatherLogprobs(message.prompt().tokens(), choice);
-    return;
+void OpenAiResponse::Gather(const v1::GenerateResponse& message, uint32_t prompt) {
+  if (message.has_started()) Start(message.started(), &prompts_[prompt]);
+  for (uint32_t i = 0; i < n_ && message.has_prompt(); ++i) {
+    GatherLogprobs(message.prompt().tokens(), *Find(prompt, i));
   }
-  const uint32_t index =
-      message.has_finished() ? message.finished().choice() : message.tokens().choice();
-  if (index >= choices_.size()) return;
-  Choice& choice = choices_[index];
-  if (message.has_finished()) NoteFinished(message.finished());
+  Choice* const found = Find(
+      prompt, message.has_finished() ? message.finished().choice() : message.tokens().choice());
+  if (found == nullptr) return;
+  if (message.has_finished()) NoteFinished(message.finished(), found);
   if (!message.has_tokens()) return;
+  Choice& choice = *found;
   choice.generated += static_cast<uint32_t>(message.tokens().tokens_size());
   if (with_logprobs_) GatherLogprobs(message.tokens().tokens(), choice);
   choice.text += Echo(choice);

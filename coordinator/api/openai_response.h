@@ -22,22 +22,23 @@ struct HttpError {
 };
 HttpError ToHttpError(const absl::Status& status);
 
-// One request's answers. Reasoning goes to `reasoning_content` and `reasoning` of a chat, and
-// stands between <think> and </think> in the text of a completion.
+// One request's answers, `n` for each of its prompts: those of prompt p have the indices from p *
+// n. Reasoning goes to `reasoning_content` and `reasoning` of a chat, and stands between <think>
+// and </think> in the text of a completion.
 class OpenAiResponse {
  public:
-  // choices: how many the request asks for. created: seconds of the wall clock. tokenizer: null if
-  // the model has none.
-  OpenAiResponse(const OpenAiRequest& request, uint32_t choices,
+  // n: how many answers a prompt gets. created: seconds of the wall clock. tokenizer: null if the
+  // model has none.
+  OpenAiResponse(const OpenAiRequest& request, uint32_t n,
                  std::shared_ptr<const Tokenizer> tokenizer, int64_t created);
 
-  // The events of a message, "data: ...\n\n" each; may be none.
-  std::string Events(const v1::GenerateResponse& message);
-  // After the last message.
+  // The events of a message for a prompt, "data: ...\n\n" each; may be none.
+  std::string Events(const v1::GenerateResponse& message, uint32_t prompt = 0);
+  // After the last message of all prompts.
   std::string LastEvents() const;
 
-  void Gather(const v1::GenerateResponse& message);
-  // The whole answer, once the last message was gathered.
+  void Gather(const v1::GenerateResponse& message, uint32_t prompt = 0);
+  // The whole answer, once the last message of each prompt was gathered.
   std::string Whole() const;
 
  private:
@@ -57,18 +58,30 @@ class OpenAiResponse {
     v1::GenerateResponse::Finished finished;
   };
 
-  void Start(const v1::GenerateResponse::Started& started);
-  void NoteFinished(const v1::GenerateResponse::Finished& finished);
+  struct Prompt {
+    std::string echo;  // its text, where it is asked for
+    bool reasoning_open = false;
+    v1::Usage usage;  // of the choices that have ended
+  };
+
+  void Start(const v1::GenerateResponse::Started& started, Prompt* prompt);
+  // Null if a message is about a choice that nobody asked for.
+  Choice* Find(uint32_t prompt, uint32_t choice);
+  uint32_t IndexOf(const Choice& choice) const {
+    return static_cast<uint32_t>(&choice - choices_.data());
+  }
+  const Prompt& PromptOf(const Choice& choice) const { return prompts_[IndexOf(choice) / n_]; }
+  void NoteFinished(const v1::GenerateResponse::Finished& finished, Choice* choice);
   Json Head(const char* object) const;
   Json Chunk(uint32_t choice, Json delta, Json logprobs, Json finish) const;
   std::string Event(const Json& json) const;
-  std::string TokenEvents(const v1::GenerateResponse::Tokens& tokens);
+  std::string TokenEvents(const v1::GenerateResponse::Tokens& tokens, Choice& choice);
   // A completion's text of a span, with the tags that belong before it.
   std::string Tagged(Choice& choice, const v1::TextSpan& span) const;
   // What a choice begins with where the prompt is echoed: once.
   std::string Echo(Choice& choice) const;
-  // The prompt's logprobs, which come before any token, as events of all choices.
-  std::string PromptEvents(const v1::GenerateResponse::Prompt& prompt);
+  // A prompt's logprobs, which come before any token, as events of all its choices.
+  std::string PromptEvents(const v1::GenerateResponse::Prompt& tokens, uint32_t prompt);
   // A message's logprobs as an object of lists, which go on those of the messages before.
   Json LogprobsOf(const Tokens& tokens, Choice& choice) const;
   Json ChatLogprobs(const Tokens& tokens) const;
@@ -80,10 +93,9 @@ class OpenAiResponse {
   const bool chat_, include_usage_, continuous_usage_, with_logprobs_;
   const std::shared_ptr<const Tokenizer> tokenizer_;
   const int64_t created_;
-  std::string echo_;  // the prompt's text, where it is asked for
+  const uint32_t n_;
   std::string id_, model_;
-  bool reasoning_open_ = false;
-  v1::Usage usage_;  // of the choices that have ended
+  std::vector<Prompt> prompts_;
   std::vector<Choice> choices_;
 };
 

@@ -70,7 +70,7 @@ TEST(OpenAiRequest, OptionsAreThoseOfGenerate) {
   EXPECT_FALSE(Chat("").generate.options().has_max_tokens());
 }
 
-TEST(OpenAiRequest, PromptsAreOneTextOrItsIds) {
+TEST(OpenAiRequest, PromptsAreTextsOrTheirIds) {
   EXPECT_EQ(ParseCompletion(R"({"prompt":"a"})")->generate.text(), "a");
   EXPECT_EQ(ParseCompletion(R"({"prompt":["a"]})")->generate.text(), "a");
   EXPECT_THAT(ParseCompletion(R"({"prompt":[1,2]})")->generate.token_ids().ids(),
@@ -78,9 +78,23 @@ TEST(OpenAiRequest, PromptsAreOneTextOrItsIds) {
   EXPECT_THAT(ParseCompletion(R"({"prompt":[[1,2]]})")->generate.token_ids().ids(),
               ElementsAre(1u, 2u));
   EXPECT_EQ(ParseCompletion(R"({"prompt":"a"})")->generate.options().max_tokens(), 16u);
-  for (const char* bad : {R"({})", R"({"prompt":["a","b"]})", R"({"prompt":[[1],[2]]})",
-                          R"({"prompt":[]})", R"({"prompt":[1,"a"]})", R"({"prompt":[-1]})",
-                          R"({"prompt":{"a":1}})", R"({"prompt":[1.5]})"}) {
+  const OpenAiRequest several =
+      ParseCompletion(R"({"prompt":["a",[1,2],"c"],"max_tokens":9,"echo":true,"logprobs":2})")
+          .value();
+  ASSERT_EQ(several.more.size(), 2u);
+  EXPECT_EQ(several.generate.text(), "a");
+  EXPECT_THAT(several.more[0].token_ids().ids(), ElementsAre(1u, 2u));
+  EXPECT_EQ(several.more[1].text(), "c");
+  for (const v1::GenerateRequest& more : several.more) {
+    EXPECT_EQ(more.options().SerializeAsString(), several.generate.options().SerializeAsString());
+  }
+  std::string many = "\"a\"";
+  for (int i = 1; i < 257; ++i) many += ",\"a\"";
+  const std::string too_many = "{\"prompt\":[" + many + "]}";
+  for (const char* bad :
+       {R"({})", R"({"prompt":["a",1]})", R"({"prompt":["a",[]]})", R"({"prompt":[]})",
+        R"({"prompt":[1,"a"]})", R"({"prompt":[-1]})", R"({"prompt":{"a":1}})",
+        R"({"prompt":[1.5]})", R"({"prompt":["a",["b"]]})", too_many.c_str()}) {
     const auto request = ParseCompletion(bad);
     ASSERT_FALSE(request.ok()) << bad;
     EXPECT_EQ(DetailOf(request.status())->field(), "prompt") << bad;
@@ -176,6 +190,40 @@ TEST(OpenAiResponse, ChoicesAreKeptApart) {
   EXPECT_EQ(json["usage"]["prompt_tokens_details"]["cached_tokens"], 1);
   EXPECT_EQ(json["usage"]["completion_tokens_details"]["reasoning_tokens"], 4);
   EXPECT_EQ(json["usage"]["cost_dollars"], 1.5);
+}
+
+// Two prompts of two answers each: four choices, and both prompts in the usage.
+TEST(OpenAiResponse, PromptsFollowEachOther) {
+  const OpenAiRequest request =
+      ParseCompletion(R"({"prompt":["One","Two"],"echo":true,"n":2})").value();
+  OpenAiResponse whole(request, 2, nullptr, 0), streamed(request, 2, nullptr, 0);
+  std::vector<std::string> texts(4);
+  for (const uint32_t prompt : {1u, 0u}) {
+    v1::GenerateResponse started;
+    started.mutable_started()->set_request_id(absl::StrCat("r", prompt));
+    for (const v1::GenerateResponse& message :
+         {started, Tokens(0, v1::SPAN_KIND_ANSWER, absl::StrCat(" a", prompt)),
+          Tokens(1, v1::SPAN_KIND_ANSWER, absl::StrCat(" b", prompt)), Finished(0), Finished(1)}) {
+      whole.Gather(message, prompt);
+      for (const absl::string_view line :
+           absl::StrSplit(streamed.Events(message, prompt), "\n\n", absl::SkipEmpty())) {
+        const Json chunk = Json::parse(line.substr(sizeof("data: ") - 1));
+        EXPECT_EQ(chunk["id"], "cmpl-r1") << "that of the prompt which began first";
+        const Json choice = chunk["choices"][0];
+        texts[choice["index"].get<size_t>()] += choice["text"].get<std::string>();
+      }
+    }
+  }
+  const Json json = Json::parse(whole.Whole());
+  EXPECT_THAT(texts, ElementsAre("One a0", "One b0", "Two a1", "Two b1"));
+  ASSERT_EQ(json["choices"].size(), 4u);
+  for (size_t i = 0; i < 4; ++i) {
+    EXPECT_EQ(json["choices"][i]["index"], i);
+    EXPECT_EQ(json["choices"][i]["text"], texts[i]);
+  }
+  EXPECT_EQ(json["usage"]["prompt_tokens"], 6);
+  EXPECT_EQ(json["usage"]["completion_tokens"], 4);
+  EXPECT_EQ(json["usage"]["cost_dollars"], 3.0);
 }
 
 // The prompt's tokens come first, of which the first has no logprob.
