@@ -98,6 +98,9 @@ void AddPlaces(CLI::App& app, ServeOptions& o) {
       "folder that keeps epoch number, jobs, resumable requests and usage over restarts");
   Add(app, "--jobs-db", o.jobs_db,
       "file that keeps jobs; empty: jobs.db in --state-dir, without which jobs are refused");
+  Add(app, "--job-retention-days", o.job_retention_days,
+      "days that jobs and their results are kept after their end; 0: for good")
+      ->check(CLI::Range(0.0, 36500.0));
   Add(app, "--resume-window", o.resume_window,
       "seconds that a resumable request is kept, or goes on, while nobody reads it")
       ->check(CLI::Range(0.001, 1e9));

@@ -50,6 +50,7 @@ struct ServeOptions {
   std::string state_dir;              // empty: epochs and accounts are not kept
   std::string jobs_db;                // empty: jobs.db in state_dir, if there is one
   uint32_t jobs_in_flight = 32;
+  double job_retention_days = 30;  // after their end; 0: for good
   LogFormat log_format = LogFormat::kText;
 
   // Seconds.

@@ -116,6 +116,12 @@ absl::StatusOr<Frontend::Admitted> Frontend::Admit(const v1::GenerateRequest& re
   return Admitted{serving.engine, serving.model, std::move(checked)};
 }
 
+absl::Status Frontend::Check(const v1::GenerateRequest& request) const {
+  const Serving serving = Now();
+  if (!serving.not_ready.ok()) return absl::OkStatus();
+  return ValidateGenerate(*serving.model, request, clock_->Now()).status();
+}
+
 absl::Status Frontend::Tokenize(const v1::TokenizeRequest& request,
                                 v1::TokenizeResponse* response) const {
   const std::shared_ptr<const ServedModel> served = this->model();

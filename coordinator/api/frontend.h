@@ -71,6 +71,9 @@ class Frontend {
   absl::StatusOr<Admitted> Admit(const v1::GenerateRequest& request, const std::string& caller,
                                  TimePoint arrival) const;
 
+  // What Admit would find wrong with the request itself; nothing while its limits are not known.
+  absl::Status Check(const v1::GenerateRequest& request) const;
+
   // Errors as the answer to a client.
   absl::Status Tokenize(const v1::TokenizeRequest& request, v1::TokenizeResponse* response) const;
   absl::Status Detokenize(const v1::DetokenizeRequest& request,

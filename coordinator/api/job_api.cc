@@ -55,8 +55,10 @@ absl::Status Check(const v1::SubmitJobRequest& request) {
 
 }  // namespace
 
-JobApi::JobApi(JobStore* store)
-    : store_(store), pool_(kThreads, std::numeric_limits<size_t>::max()) {}
+JobApi::JobApi(JobStore* store, CheckFn check)
+    : store_(store),
+      check_(std::move(check)),
+      pool_(kThreads, std::numeric_limits<size_t>::max()) {}
 
 absl::StatusOr<JobStore*> JobApi::store() const {
   if (store_ != nullptr) return store_;
@@ -85,6 +87,7 @@ absl::StatusOr<v1::Job> JobApi::Submit(const std::string& tenant,
         return BadField("generate.resumable", "CONTRADICTION", "true",
                         "false in a job, which survives restarts anyway");
       }
+      RETURN_IF_ERROR(check_(request.generate()));
       NewItem item;
       item.custom_id = request.generate().request_id();
       item.request = request.generate().SerializeAsString();

@@ -22,12 +22,16 @@ struct BatchOrigin {
 // Thread-safe. Outlives the servers that use it.
 class JobApi {
  public:
+  // What is wrong with a request, as far as is known.
+  using CheckFn = std::function<absl::Status(const v1::GenerateRequest& request)>;
+
   // store: null if the deployment has none, which all is refused for then. Outlives this.
-  explicit JobApi(JobStore* store);
+  JobApi(JobStore* store, CheckFn check);
 
   // FAILED_PRECONDITION, with the options to set, if there is none.
   absl::StatusOr<JobStore*> store() const;
-  // Checks a job and stores it. INVALID_ARGUMENT names the field; errors of the store.
+  // Checks a job and stores it. INVALID_ARGUMENT names the field; errors of the store. Lines of a
+  // batch are not refused: what is wrong with one is its answer.
   absl::StatusOr<v1::Job> Submit(const std::string& tenant, const v1::SubmitJobRequest& request,
                                  const BatchOrigin& origin = {});
 
@@ -38,6 +42,7 @@ class JobApi {
 
  private:
   JobStore* const store_;
+  const CheckFn check_;
   std::atomic<int> waiting_{0};  // given to Run, and not begun
   WorkPool pool_;                // last: its tasks use the rest
 };

@@ -32,6 +32,10 @@ CREATE TABLE files(
 CREATE INDEX files_tenant ON files(tenant, seq);
 )";
 
+// Came later: files of before get it when they are opened.
+constexpr char kEndedIndex[] =
+    "CREATE INDEX IF NOT EXISTS jobs_ended ON jobs(ended_ms) WHERE ended_ms>0";
+
 constexpr StoreFormat kFormat = {
     .name = "job store",
     .application = 0x5750'4a42,  // "WPJB"
@@ -44,6 +48,8 @@ constexpr StoreFormat kFormat = {
 absl::StatusOr<std::unique_ptr<JobStore>> JobStore::Open(const Options& options) {
   std::unique_ptr<JobStore> store(new JobStore(options));
   ASSIGN_OR_RETURN(store->database_, OpenStore(options.path, kFormat, options.most_pages));
+  RETURN_IF_ERROR(
+      store->database_->Transaction([&] { return store->database_->Prepare(kEndedIndex).Run(); }));
   return store;
 }
 

@@ -316,14 +316,37 @@ absl::Status JobStore::Expire() {
         ids.push_back(query.Bytes(1));
       }
     }
-    if (keys.empty()) return absl::OkStatus();
-    RETURN_IF_ERROR(Write([&]() -> absl::Status {
-      for (const int64_t key : keys) RETURN_IF_ERROR(EndJob(key, v1::JOB_STATE_EXPIRED));
-      return absl::OkStatus();
-    }));
+    if (!keys.empty()) {
+      RETURN_IF_ERROR(Write([&]() -> absl::Status {
+        for (const int64_t key : keys) RETURN_IF_ERROR(EndJob(key, v1::JOB_STATE_EXPIRED));
+        return absl::OkStatus();
+      }));
+    }
+    RETURN_IF_ERROR(DropOldest());
   }
   Tell(ids);
   return absl::OkStatus();
+}
+
+// One a call: a job may have fifty thousand items, and others wait meanwhile.
+absl::Status JobStore::DropOldest() {
+  if (options_.retention_ms == 0) return absl::OkStatus();
+  int64_t key = 0;
+  {
+    Database::Query query = database_->Prepare(
+        "SELECT seq FROM jobs WHERE ended_ms>0 AND ended_ms<=? ORDER BY ended_ms LIMIT 1");
+    ASSIGN_OR_RETURN(const bool found,
+                     query.Bind(options_.now_ms() - options_.retention_ms).Next());
+    if (!found) return absl::OkStatus();
+    key = query.Int(0);
+  }
+  return Write([&]() -> absl::Status {
+    for (const char* drop : {"DELETE FROM items WHERE job=?", "DELETE FROM jobs WHERE seq=?"}) {
+      Database::Query query = database_->Prepare(drop);
+      RETURN_IF_ERROR(query.Bind(key).Run());
+    }
+    return absl::OkStatus();
+  });
 }
 
 absl::StatusOr<std::vector<ActiveJob>> JobStore::Active() {

@@ -73,6 +73,7 @@ class JobStore {
   struct Options {
     std::string path;
     std::function<int64_t()> now_ms;  // of the wall clock, since 1970
+    int64_t retention_ms = 0;         // how long jobs are kept after their end; 0: for good
     int64_t most_pages = 0;           // of 4 KiB; 0: what the disk holds. For tests.
   };
   // Makes the file where it is missing, and checks it where it is there. FAILED_PRECONDITION also
@@ -104,7 +105,7 @@ class JobStore {
   absl::Status MarkStarted(int64_t job);
   // In one transaction; those that have ended already stay as they are.
   absl::Status Finish(const std::vector<EndedItem>& items);
-  // Ends the jobs whose time is over.
+  // Ends the jobs whose time is over, and drops some of those that are kept no longer.
   absl::Status Expire();
 
   absl::StatusOr<JobFile> AddFile(const std::string& tenant, const std::string& name,
@@ -140,6 +141,8 @@ class JobStore {
   // Ends all pending items; returns the job's id.
   absl::Status EndJob(int64_t key, v1::JobState state);
   absl::StatusOr<bool> FinishOne(const EndedItem& item);
+  // The job that ended first, if it is kept no longer, with all that belongs to it.
+  absl::Status DropOldest();
   absl::Status Write(const std::function<absl::Status()>& work);
 
   void Tell(const std::vector<std::string>& ids);

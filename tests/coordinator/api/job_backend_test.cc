@@ -23,7 +23,9 @@ class JobBackendTest : public ::testing::Test {
  protected:
   void SetUp() override {
     ASSERT_TRUE(test_.Open().ok());
-    api_ = std::make_unique<JobApi>(test_.store.get());
+    api_ = std::make_unique<JobApi>(test_.store.get(), [this](const v1::GenerateRequest& request) {
+      return loopback_.frontend->Check(request);
+    });
     backend_ = std::make_unique<JobBackend>(loopback_.frontend.get(), [] { return 7; });
   }
   void TearDown() override { runner_.reset(); }
@@ -123,6 +125,21 @@ TEST_F(JobBackendTest, AResumableRequestIsRefusedByName) {
   EXPECT_THAT(std::string(status.message()), HasSubstr("generate.resumable"));
 }
 
+// One request that is wrong is refused once the model is known; before, its answer says so.
+TEST_F(JobBackendTest, AWrongRequestIsRefusedAtOnce) {
+  v1::SubmitJobRequest request;
+  request.mutable_generate()->mutable_token_ids()->add_ids(3);
+  request.mutable_generate()->mutable_options()->set_temperature(9);
+  const auto early = api_->Submit("", request);
+  ASSERT_TRUE(early.ok()) << early.status();
+  loopback_.SetReady();
+  const absl::Status status = api_->Submit("", request).status();
+  EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("temperature"));
+  Begin();
+  EXPECT_EQ(WaitOver(early->id()).counts().failed(), 1u);
+}
+
 // An item without a seed that is begun anew is the same.
 TEST_F(JobBackendTest, AMissingSeedIsTheItemsOwn) {
   loopback_.SetReady();
@@ -166,7 +183,7 @@ TEST_F(JobBackendTest, WrongRequestsNameTheField) {
   request.clear_priority();
   request.set_expires_after_seconds(1u << 30);
   EXPECT_THAT(std::string(api_->Submit("", request).status().message()), HasSubstr("expires"));
-  JobApi none(nullptr);
+  JobApi none(nullptr, [](const v1::GenerateRequest&) { return absl::OkStatus(); });
   const absl::Status refused = none.Submit("", request).status();
   EXPECT_TRUE(absl::IsFailedPrecondition(refused));
   EXPECT_THAT(std::string(refused.message()), HasSubstr("--jobs-db"));

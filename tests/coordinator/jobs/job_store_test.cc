@@ -203,6 +203,32 @@ TEST_F(JobStoreTest, ExpiryEndsWhatIsLeft) {
   EXPECT_EQ(Get(late).state(), v1::JOB_STATE_QUEUED);
 }
 
+TEST_F(JobStoreTest, EndedJobsAreDroppedAfterTheirTime) {
+  test_.retention_ms = 10'000;
+  ASSERT_TRUE(test_.Open().ok());
+  const v1::Job first = Submit(JobOf(2, "key"));
+  const v1::Job second = Submit(JobOf(3));
+  const v1::Job open = Submit(JobOf(1));
+  ASSERT_TRUE(store().Cancel("", first.id()).ok());
+  test_.now_ms += 1;
+  ASSERT_TRUE(store().Cancel("", second.id()).ok());
+  test_.now_ms += 9'998;
+  ASSERT_TRUE(store().Expire().ok());
+  EXPECT_EQ(Get(first).state(), v1::JOB_STATE_CANCELLED);
+  test_.now_ms += 1;
+  ASSERT_TRUE(store().Expire().ok());
+  ASSERT_TRUE(store().Expire().ok());
+  EXPECT_TRUE(absl::IsNotFound(store().Get("", first.id()).status()));
+  EXPECT_TRUE(absl::IsNotFound(store().Results("", first.id(), 0, "").status()));
+  EXPECT_EQ(Get(second).counts().cancelled(), 3u);
+  EXPECT_EQ(store().Results("", second.id(), 0, "")->items_size(), 3);
+  EXPECT_EQ(Get(open).state(), v1::JOB_STATE_QUEUED);
+  // Its idempotency key makes a new one.
+  EXPECT_NE(Submit(JobOf(2, "key")).id(), first.id());
+  // Places in lists stay those of what is left.
+  EXPECT_EQ(store().List("", 10, "")->jobs_size(), 3);
+}
+
 TEST_F(JobStoreTest, ALowerPriorityNumberGoesFirst) {
   NewJob job = JobOf(1);
   for (const int priority : {100, 5, 100, -3}) {

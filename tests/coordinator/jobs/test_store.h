@@ -33,6 +33,7 @@ class TestStore {
     options.path = path();
     options.now_ms = [this] { return now_ms.load(); };
     options.most_pages = most_pages;
+    options.retention_ms = retention_ms;
     auto opened = JobStore::Open(options);
     if (opened.ok()) store = *std::move(opened);
     return opened.status();
@@ -43,6 +44,7 @@ class TestStore {
 
   std::unique_ptr<JobStore> store;
   std::atomic<int64_t> now_ms{1'000'000};
+  int64_t retention_ms = 0;
 
  private:
   std::string folder_;
