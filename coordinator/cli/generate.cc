@@ -2,6 +2,7 @@
 #include <cstdio>
 #include <deque>
 #include <fstream>
+#include <functional>
 #include <future>
 #include <iostream>
 #include <memory>
@@ -124,18 +125,22 @@ int Print(const Flags& flags, bool has_tokenizer, const absl::StatusOr<Client::A
   return 0;
 }
 
-// One request whose text is shown while it comes.
-int GenerateLive(Client& client, bool has_tokenizer, const v1::GenerateRequest& request) {
+// One answer whose text is shown while it comes. ask: makes the call.
+int ShowLive(bool has_tokenizer,
+             const std::function<absl::StatusOr<Client::Answer>(const Client::OnTokens&)>& ask) {
   AnswerPrinter printer(OnTerminal(), has_tokenizer);
-  const absl::StatusOr<Client::Answer> answer = client.Generate(
-      request, [&](const v1::GenerateResponse::Tokens& tokens) { printer.Show(tokens); });
+  const absl::StatusOr<Client::Answer> answer =
+      ask([&printer](const v1::GenerateResponse::Tokens& tokens) { printer.Show(tokens); });
   if (answer.ok() || OnTerminal()) printer.End();
   return answer.ok() ? 0 : ReportError(answer.status());
 }
 
 // All of a resumable request's answer.
 int Resume(const Flags& flags, Client& client, bool has_tokenizer) {
-  return Print(flags, has_tokenizer, client.Resume(*flags.resume, nullptr));
+  if (flags.json) return Print(flags, has_tokenizer, client.Resume(*flags.resume, nullptr));
+  return ShowLive(has_tokenizer, [&](const Client::OnTokens& on_tokens) {
+    return client.Resume(*flags.resume, on_tokens);
+  });
 }
 
 // Many requests, answered in order; an error of one doesn't stop the others.
@@ -169,7 +174,9 @@ int Generate(const Flags& flags) {
   const bool has_tokenizer = model->has_tokenizer();
   if (flags.resume) return Resume(flags, client, has_tokenizer);
   if (requests->size() == 1 && !flags.json && flags.n.value_or(1) == 1) {
-    return GenerateLive(client, has_tokenizer, requests->front());
+    return ShowLive(has_tokenizer, [&](const Client::OnTokens& on_tokens) {
+      return client.Generate(requests->front(), on_tokens);
+    });
   }
   return GenerateAll(flags, client, has_tokenizer, *requests);
 }
