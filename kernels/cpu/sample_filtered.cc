@@ -11,9 +11,10 @@ namespace whalepod::cpu::WHALEPOD_ISA {
 
 namespace {
 
-constexpr int kBins = 2048;
-constexpr float kBinsPerNat =
-    64;  // at least: 2048 bins reach 32 nats down, 2^-46 of the best's share
+constexpr int kBins = 1024;
+// At least: 1024 bins reach 32 nats down, 2^-46 of the best's share.
+constexpr float kBinsPerNat = 32;
+constexpr int kSums = 4;         // of a bin, added up by turns, so that one bin's sums wait less
 constexpr int64_t kChunk = 256;  // logits whose bins and shares are held at once
 
 // Kept are logits above `least` and the first `ties` ids of those equal to it.
@@ -88,6 +89,17 @@ void BinsOf(const float* x, int64_t n, float max, float scale, int32_t* out) {
   }
 }
 
+// Adds what each of m logits measures to one of its bin's sums.
+template <typename Fn>
+WHALEPOD_INLINE void AddUp(const int32_t* bins, int64_t m, const Fn& measure,
+                           uint64_t sums[kSums][kBins]) {
+  int64_t j = 0;
+  for (; j + kSums <= m; j += kSums) {
+    for (int k = 0; k < kSums; ++k) sums[k][bins[j + k]] += measure(j + k);
+  }
+  for (; j < m; ++j) sums[0][bins[j]] += measure(j);
+}
+
 // The lowest logit above -inf, 0 if there is none.
 float LowestOf(const float* x, int64_t n) {
   F32x16 most = Set(-Infinity());
@@ -96,10 +108,7 @@ float LowestOf(const float* x, int64_t n) {
     const M16 counts = Gt(logits, Set(-Infinity()));
     most = Max(most, Select(counts, Zero() - logits, Set(-Infinity())));
   }
-  alignas(64) float lanes[16];
-  Store(lanes, most);
-  float lowest = lanes[0];
-  for (const float lane : lanes) lowest = lane > lowest ? lane : lowest;
+  const float lowest = ReduceMax(most);
   return lowest > -Infinity() ? -lowest : 0;
 }
 
@@ -172,6 +181,32 @@ Cut SelectInList(float* list, int64_t n, const Measure& measure, uint64_t target
   return kKeepAll;
 }
 
+// Calls fn(sixteen logits, those of them that are in the bin) for all of x[0, n), in order.
+template <typename Fn>
+WHALEPOD_INLINE void ForBin(const float* x, int64_t n, float max, float scale, int32_t bin,
+                            const Fn& fn) {
+  int32_t bins[kChunk];
+  for (int64_t i = 0; i < n; i += kChunk) {
+    const int64_t m = n - i < kChunk ? n - i : kChunk;
+    BinsOf(x + i, m, max, scale, bins);
+    for (int64_t j = m; j % 16 != 0; ++j) bins[j] = -1;
+    for (int64_t j = 0; j < m; j += 16) {
+      fn(LoadLogits(x + i + j, m - j), EqI(LoadI(bins + j), SetI(bin)));
+    }
+  }
+}
+
+// The logit of all of a bin's, -inf if they differ.
+float OnlyOneOf(const float* x, int64_t n, float max, float scale, int32_t bin) {
+  F32x16 low = Set(Infinity()), high = Set(-Infinity());
+  ForBin(x, n, max, scale, bin, [&](F32x16 logits, M16 counts) {
+    low = Min(low, Select(counts, logits, Set(Infinity())));
+    high = Max(high, Select(counts, logits, Set(-Infinity())));
+  });
+  const float lowest = -ReduceMax(Zero() - low), highest = ReduceMax(high);
+  return lowest == highest ? lowest : -Infinity();
+}
+
 // The cut in x[0, n) where the best logits measure at least `count` (top-k) or `part` of what all
 // do (top-p). `list`: room for n; may be x itself, which is then lost.
 Cut Select(const float* x, int64_t n, const Measure& measure, float max, int64_t count, double part,
@@ -179,52 +214,73 @@ Cut Select(const float* x, int64_t n, const Measure& measure, float max, int64_t
   const float range = max - LowestOf(x, n);
   if (range == 0 && measure.by_share) return SelectOfEqual(x, n, measure, max, part);
   const float scale = BinScale(measure, range);
-  uint64_t totals[kBins] = {}, others[kBins] = {};  // two, so that one bin's sums wait less
+  uint64_t sums[kSums][kBins] = {};
   uint64_t measures[kChunk];
   int32_t bins[kChunk];
   for (int64_t i = 0; i < n; i += kChunk) {
     const int64_t m = n - i < kChunk ? n - i : kChunk;
     BinsOf(x + i, m, max, scale, bins);
-    if (!measure.by_share) {
-      for (int64_t j = 0; j < m; ++j) ++totals[bins[j]];
-      continue;
+    if (measure.by_share) {
+      MeasureAll(x + i, m, measure, measures);
+      AddUp(
+          bins, m, [&measures](int64_t j) { return measures[j]; }, sums);
+    } else {
+      AddUp(
+          bins, m, [](int64_t) { return uint64_t{1}; }, sums);
     }
-    MeasureAll(x + i, m, measure, measures);
-    for (int64_t j = 0; j + 1 < m; j += 2) {
-      totals[bins[j]] += measures[j];
-      others[bins[j + 1]] += measures[j + 1];
-    }
-    if (m % 2 != 0) totals[bins[m - 1]] += measures[m - 1];
   }
-  for (int64_t bin = 0; bin < kBins; ++bin) totals[bin] += others[bin];
+  uint64_t* const totals = sums[0];
+  for (int64_t bin = 0; bin < kBins; ++bin) {
+    for (int k = 1; k < kSums; ++k) totals[bin] += sums[k][bin];
+  }
   uint64_t target = static_cast<uint64_t>(count);
   if (measure.by_share) {
     uint64_t total = 0;
-    for (uint64_t bin : totals) total += bin;
+    for (int64_t bin = 0; bin < kBins; ++bin) total += totals[bin];
     target = TargetOf(part, total);
   }
   int32_t bin = 0;
   while (bin < kBins && target > totals[bin]) target -= totals[bin++];
   if (bin == kBins) return kKeepAll;
-  int64_t listed = 0;
-  for (int64_t i = 0; i < n; i += kChunk) {
-    const int64_t m = n - i < kChunk ? n - i : kChunk;
-    BinsOf(x + i, m, max, scale, bins);
-    for (int64_t j = 0; j < m; ++j) {
-      list[listed] = x[i + j];
-      listed += bins[j] == bin;
-    }
+  // Many equal ones need no list.
+  if (const float only = OnlyOneOf(x, n, max, scale, bin); only > -Infinity()) {
+    const uint64_t each = MeasureOf(only, measure);
+    return {only, static_cast<int64_t>((target + each - 1) / each)};
   }
+  int64_t listed = 0;
+  ForBin(x, n, max, scale, bin,
+         [&](F32x16 logits, M16 counts) { listed += Compress(logits, counts, list + listed); });
   return SelectInList(list, listed, measure, target);
+}
+
+constexpr int32_t kBitOfLane[16] = {1 << 0,  1 << 1,  1 << 2,  1 << 3, 1 << 4,  1 << 5,
+                                    1 << 6,  1 << 7,  1 << 8,  1 << 9, 1 << 10, 1 << 11,
+                                    1 << 12, 1 << 13, 1 << 14, 1 << 15};
+
+// Lanes of x that the cut keeps; ids ascend over calls.
+WHALEPOD_INLINE M16 Kept(F32x16 x, Cut* cut) {
+  const M16 above = Gt(x, Set(cut->least));
+  const M16 equal = Eq(x, Set(cut->least));
+  if (__builtin_expect(!Any(equal), 1)) return above;
+  const auto ties = static_cast<int64_t>(__builtin_popcount(Bits(equal)));
+  if (ties <= cut->ties) {
+    cut->ties -= ties;
+    return Or(above, equal);
+  }
+  uint32_t keep = 0;
+  for (uint32_t bits = Bits(equal); bits != 0 && cut->ties > 0; bits &= bits - 1, --cut->ties) {
+    keep |= bits & -bits;
+  }
+  const I32x16 of_lane = SetI(static_cast<int32_t>(keep)) & LoadI(kBitOfLane);
+  return Or(above, Not(EqI(of_lane, SetI(0))));
 }
 
 // What x[0, n) keeps, in order.
 int64_t Compact(const float* x, int64_t n, Cut cut, float* out) {
   int64_t kept = 0;
-  for (int64_t i = 0; i < n; ++i) {
-    out[kept] = x[i];
-    kept += x[i] > cut.least;
-    if (__builtin_expect(x[i] == cut.least, 0) && cut.ties-- > 0) ++kept;
+  for (int64_t i = 0; i < n; i += 16) {
+    const F32x16 logits = LoadLogits(x + i, n - i);
+    kept += Compress(logits, Kept(logits, &cut), out + kept);
   }
   return kept;
 }
@@ -259,23 +315,6 @@ Cut CutOf(const SampleFilter& filter, const float* x, int64_t vocab, float max, 
     if (Tighter(within, cut)) cut = within;
   }
   return cut;
-}
-
-constexpr int32_t kBitOfLane[16] = {1 << 0,  1 << 1,  1 << 2,  1 << 3, 1 << 4,  1 << 5,
-                                    1 << 6,  1 << 7,  1 << 8,  1 << 9, 1 << 10, 1 << 11,
-                                    1 << 12, 1 << 13, 1 << 14, 1 << 15};
-
-// Lanes of x that the cut keeps; ids ascend over calls.
-WHALEPOD_INLINE M16 Kept(F32x16 x, Cut* cut) {
-  const M16 above = Gt(x, Set(cut->least));
-  const M16 equal = Eq(x, Set(cut->least));
-  if (__builtin_expect(!Any(equal), 1)) return above;
-  uint32_t keep = 0;
-  for (uint32_t bits = Bits(equal); bits != 0 && cut->ties > 0; bits &= bits - 1, --cut->ties) {
-    keep |= bits & -bits;
-  }
-  const I32x16 of_lane = SetI(static_cast<int32_t>(keep)) & LoadI(kBitOfLane);
-  return Or(above, Not(EqI(of_lane, SetI(0))));
 }
 
 SampleCandidate FindBestKept(const SampleFilter& filter, const float* x, int64_t vocab, Cut cut,

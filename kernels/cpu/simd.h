@@ -15,6 +15,8 @@
 //   Max(a, b) = a > b ? a : b   Min(a, b) = a < b ? a : b     (b if either is NaN)
 //   a < b, Lt Le Gt Ge Eq -> M16 (false on NaN), IsNan(a); EqI GtI
 //   Select(m, a, b) = m ? a : b; SelectI; And Or Not of M16; Any(m), Bits(m) (lane i is bit i)
+//   Compress(v, m, float*): stores the lanes of m one after the other and nothing behind them;
+//   returns how many
 //   integers: + - & | ^ MulLo ShiftLeft<n> ShiftRight<n> (logical) ShiftRightArith<n>
 //   MulWide(a, b, &hi, &lo): unsigned 32 x 32 -> 64
 //   AsInt(f) AsFloat(i) (same bits); ToFloat(i) (nearest even); RoundToInt(f) (nearest even)

@@ -120,6 +120,13 @@ WHALEPOD_INLINE M16 Or(M16 a, M16 b) { return {static_cast<__mmask16>(a.bits | b
 WHALEPOD_INLINE M16 Not(M16 a) { return {static_cast<__mmask16>(~a.bits)}; }
 WHALEPOD_INLINE bool Any(M16 m) { return m.bits != 0; }
 WHALEPOD_INLINE uint32_t Bits(M16 m) { return m.bits; }
+WHALEPOD_INLINE int Compress(F32x16 v, M16 m, float* out) {
+  // In a register first: straight to memory it is microcode on some processors.
+  const int count = __builtin_popcount(m.bits);
+  const auto stored = static_cast<__mmask16>((1u << count) - 1);
+  _mm512_mask_storeu_ps(out, stored, _mm512_maskz_compress_ps(m.bits, v.v));
+  return count;
+}
 
 WHALEPOD_INLINE I32x16 operator+(I32x16 a, I32x16 b) { return {_mm512_add_epi32(a.v, b.v)}; }
 WHALEPOD_INLINE I32x16 operator-(I32x16 a, I32x16 b) { return {_mm512_sub_epi32(a.v, b.v)}; }

@@ -34,5 +34,7 @@ void ReduceRows(const float* x, float* out) {
   for (int i = 0; i < 16; ++i) rows[i] = Load(x + 16 * i);
   Store(out, ReduceTree16(rows));
 }
+// Those of x[16] that are positive, one after the other; returns how many.
+int PositiveOnes(const float* x, float* out) { return Compress(Load(x), Gt(Load(x), Zero()), out); }
 
 }  // namespace whalepod::cpu::WHALEPOD_ISA

@@ -2,6 +2,9 @@
 // arithmetic, and close to the true values.
 #include <gmock/gmock.h>
 
+#include <random>
+#include <vector>
+
 #include "tests/kernels/reference.h"
 
 namespace whalepod {
@@ -15,6 +18,7 @@ namespace whalepod {
   void GumbelArray(const int32_t* words, float* out, int64_t n);      \
   void PhiloxBlocks(uint32_t key0, uint32_t key1, int32_t* counters); \
   void ReduceRows(const float* x, float* out);                        \
+  int PositiveOnes(const float* x, float* out);                       \
   }
 WHALEPOD_DECLARE_LANES(portable)
 WHALEPOD_DECLARE_LANES(avx2)
@@ -34,12 +38,14 @@ struct Lanes {
   void (*gumbel)(const int32_t*, float*, int64_t);
   void (*philox)(uint32_t, uint32_t, int32_t*);
   void (*reduce)(const float*, float*);
+  int (*positive_ones)(const float*, float*);
 };
 
 #define WHALEPOD_LANES(isa)                                                                    \
   Lanes {                                                                                      \
 #isa, cpu::isa::ExpArray, cpu::isa::LogArray, cpu::isa::SigmoidArray, cpu::isa::SiluArray, \
-        cpu::isa::GumbelArray, cpu::isa::PhiloxBlocks, cpu::isa::ReduceRows                    \
+        cpu::isa::GumbelArray, cpu::isa::PhiloxBlocks, cpu::isa::ReduceRows,                   \
+        cpu::isa::PositiveOnes                                                                 \
   }
 
 std::vector<Lanes> Paths() {
@@ -152,6 +158,26 @@ TEST(Math, SpecialValues) {
     EXPECT_EQ(l[13], 0.0f);
     EXPECT_LT(Ulps(l[14], std::log(static_cast<double>(x[14]))), 2);
     EXPECT_TRUE(std::isnan(l[15]));
+  }
+}
+
+TEST(Math, CompressStoresTheMasksLanesAndNothingElse) {
+  std::mt19937 random(4);
+  for (const Lanes& path : Paths()) {
+    SCOPED_TRACE(path.name);
+    for (int trial = 0; trial < 2000; ++trial) {
+      const uint32_t mask = trial == 0 ? 0 : trial == 1 ? 0xffffu : random() & 0xffffu;
+      float x[16], out[17];
+      std::vector<float> expected;
+      for (uint32_t i = 0; i < 16; ++i) {
+        x[i] = (mask >> i & 1u) != 0 ? static_cast<float>(i + 1) : -1.0f;
+        if (x[i] > 0) expected.push_back(x[i]);
+      }
+      std::fill(std::begin(out), std::end(out), 99.0f);
+      ASSERT_EQ(path.positive_ones(x, out), static_cast<int>(expected.size()));
+      expected.resize(17, 99.0f);
+      ASSERT_EQ(std::vector<float>(out, out + 17), expected);
+    }
   }
 }
 
