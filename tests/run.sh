@@ -9,10 +9,10 @@
 #   fuzz       libFuzzer targets, WHALEPOD_FUZZ_SECONDS (20) each
 #   emulation  CUDA sources compiled as C++ against tests/cuda_emu (and by nvcc where it is)
 #   style      clang-format
-#   tidy       clang-tidy's bug checks, for WHALEPOD_TIDY_SECONDS (600): what changed last comes first;
-#              by hand, not in ci until the whole tree has been seen clean
-#   ci         style, release, tsan and fuzz, as many as can be started within their budgets;
-#              what .ci/run calls
+#   tidy       clang-tidy's bug checks, for WHALEPOD_TIDY_SECONDS (600): what changed last comes first,
+#              what is known to be clean is passed over
+#   ci         style, release, tsan, asan, fuzz and tidy, as many as can be started within their
+#              budgets; what .ci/run calls
 # Ends with "N passed, N failed" over all checks and exits 1 if any failed.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -97,8 +97,9 @@ deploy/local/install_packages.sh deploy/local/packages.txt tests/packages.txt ||
 # Minutes after which a configuration is no longer started in CI, so that all end within 90.
 declare -A latest_start=()
 if [ "$*" = ci ]; then
-  set -- style release tsan fuzz
-  latest_start=([tsan]=40 [fuzz]=50)
+  set -- style release tsan asan fuzz tidy
+  latest_start=([tsan]=35 [asan]=45 [fuzz]=65 [tidy]=75)
+  export WHALEPOD_TIDY_SECONDS=${WHALEPOD_TIDY_SECONDS:-300}
 fi
 for config in "$@"; do
   if [ $((SECONDS / 60)) -ge "${latest_start[$config]:-1000}" ]; then
