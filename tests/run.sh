@@ -72,12 +72,14 @@ config_large() {
   check "build release" build release && run_ctest build -L large -j 1
 }
 config_asan() {
-  export ASAN_OPTIONS=detect_stack_use_after_return=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
-  check "build asan" build asan tests_unit && run_ctest build-asan -L unit
+  check "build asan" build asan tests_unit &&
+    ASAN_OPTIONS=detect_stack_use_after_return=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
+      run_ctest build-asan -L unit
 }
 config_tsan() {
-  export TSAN_OPTIONS="halt_on_error=1 second_deadlock_stack=1 suppressions=$PWD/tests/tsan.supp"
-  check "build tsan" build tsan tests_threads && run_ctest build-tsan -L threads
+  check "build tsan" build tsan tests_threads &&
+    TSAN_OPTIONS="halt_on_error=1 second_deadlock_stack=1 suppressions=$PWD/tests/tsan.supp" \
+      run_ctest build-tsan -L threads
 }
 config_fuzz() {
   check "build fuzz" build fuzz && check "fuzz" tests/fuzz/run.sh build-fuzz "${WHALEPOD_FUZZ_SECONDS:-20}"

@@ -79,18 +79,17 @@ absl::Status Frontend::RunTextWork(std::function<void()> work) {
                         "QUEUE_FULL", kRetryMs);
 }
 
-void Frontend::Generate(std::shared_ptr<Generation> generation,
-                        std::shared_ptr<const v1::GenerateRequest> request, std::string caller) {
+void Frontend::Generate(std::vector<Call> calls, std::string caller) {
   const TimePoint arrival = clock_->Now();
-  if (request->has_token_ids()) {
-    Begin(generation.get(), *request, caller, arrival);
-    return;
-  }
-  const absl::Status queued =
-      RunTextWork([this, generation, request, caller = std::move(caller), arrival] {
-        Begin(generation.get(), *request, caller, arrival);
-      });
-  if (!queued.ok()) generation->Refuse(queued, request->request_id());
+  const bool encoded = std::all_of(calls.begin(), calls.end(),
+                                   [](const Call& call) { return call.request->has_token_ids(); });
+  const auto begin = [this, calls, caller = std::move(caller), arrival] {
+    for (const Call& call : calls) Begin(call.generation.get(), *call.request, caller, arrival);
+  };
+  if (encoded) return begin();
+  const absl::Status queued = RunTextWork(begin);
+  if (queued.ok()) return;
+  for (const Call& call : calls) call.generation->Refuse(queued, call.request->request_id());
 }
 
 void Frontend::Begin(Generation* generation, const v1::GenerateRequest& request,

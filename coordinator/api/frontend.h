@@ -8,6 +8,8 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "base/clock.h"
@@ -56,10 +58,19 @@ class Frontend {
     return keys_.NameOf(authorization);
   }
 
-  // Checks a request and begins `generation` with it, or refuses it; may return before that. Text
-  // is encoded on threads of its own. `caller`: CallerOf's, whose share it takes.
+  // A request, and what it begins.
+  struct Call {
+    std::shared_ptr<Generation> generation;
+    std::shared_ptr<const v1::GenerateRequest> request;
+  };
+  // Checks requests, each by itself, and begins their generations, or refuses them; may return
+  // before that. Text is encoded on threads of its own, that of one call of this as one task.
+  // `caller`: CallerOf's, whose share they take.
+  void Generate(std::vector<Call> calls, std::string caller);
   void Generate(std::shared_ptr<Generation> generation,
-                std::shared_ptr<const v1::GenerateRequest> request, std::string caller);
+                std::shared_ptr<const v1::GenerateRequest> request, std::string caller) {
+    Generate({{std::move(generation), std::move(request)}}, std::move(caller));
+  }
 
   // A request that can be given to the engine.
   struct Admitted {

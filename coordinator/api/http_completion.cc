@@ -2,14 +2,16 @@
 
 #include <sys/socket.h>
 
-#include <algorithm>
 #include <boost/asio/post.hpp>
 #include <boost/asio/write.hpp>
 #include <cerrno>
 #include <chrono>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "base/status.h"
+#include "coordinator/api/limits.h"
 
 namespace whalepod {
 namespace {
@@ -36,10 +38,9 @@ HttpSession::Completion::Part::Part(Completion* whole, uint32_t prompt, v1::Gene
 
 // Whoever holds the request keeps the answer: until the generation has begun it may be ended only
 // by it.
-void HttpSession::Completion::Part::Begin() {
-  whole->session_->frontend_->Generate(
-      generation, std::shared_ptr<const v1::GenerateRequest>(whole->shared_from_this(), &request),
-      whole->session_->caller_);
+Frontend::Call HttpSession::Completion::Part::call() {
+  return {generation,
+          std::shared_ptr<const v1::GenerateRequest>(whole->shared_from_this(), &request)};
 }
 
 bool HttpSession::Completion::Part::Write(const v1::GenerateResponse& message, bool last) {
@@ -61,8 +62,8 @@ void HttpSession::Completion::Part::Abandon() {
 HttpSession::Completion::Completion(std::shared_ptr<HttpSession> session, OpenAiRequest request)
     : session_(std::move(session)),
       stream_(request.stream),
-      response_(request, std::max(1u, request.generate.options().n()),
-                session_->frontend_->model()->text.tokenizer, SecondsNow()),
+      response_(request, ChoicesOf(request.generate), session_->frontend_->model()->text.tokenizer,
+                SecondsNow()),
       open_(1 + request.more.size()),
       heartbeat_(session_->executor()) {
   parts_.emplace_back(this, 0, std::move(request.generate));
@@ -72,7 +73,9 @@ HttpSession::Completion::Completion(std::shared_ptr<HttpSession> session, OpenAi
 }
 
 void HttpSession::Completion::Begin() {
-  for (Part& part : parts_) part.Begin();
+  std::vector<Frontend::Call> calls;
+  for (Part& part : parts_) calls.push_back(part.call());
+  session_->frontend_->Generate(std::move(calls), session_->caller_);
 }
 
 void HttpSession::Completion::Watch() {
@@ -98,6 +101,7 @@ void HttpSession::Completion::OnMessage(Part& part, const v1::GenerateResponse& 
                                         bool last) {
   if (ended()) return part.generation->OnWritten(false);
   if (last) --open_;
+  if (message.has_started()) ++started_;
   if (!stream_) {
     response_.Gather(message, part.prompt);
     if (open_ == 0) return End(200, response_.Whole());
@@ -110,14 +114,15 @@ void HttpSession::Completion::OnMessage(Part& part, const v1::GenerateResponse& 
     pending_ += response_.LastEvents();
     last_ = true;
   }
-  if (!header_sent_) return SendHeader();
-  Flush();
+  if (header_sent_) return Flush();
+  if (started_ == parts_.size()) SendHeader();
 }
 
 void HttpSession::Completion::OnEnd(const Part& part, const absl::Status& status) {
   if (ended()) return;
   CancelAllBut(&part);
-  const HttpError error = ToHttpError(status);
+  const HttpError error = ToHttpError(
+      parts_.size() == 1 ? status : Annotate(status, absl::StrCat("prompt ", part.prompt)));
   if (!header_sent_) return End(error.status, error.body, error.retry_after_ms);
   pending_ += absl::StrCat("data: ", error.body, "\n\ndata: [DONE]\n\n");
   last_ = true;
@@ -164,6 +169,7 @@ void HttpSession::Completion::Flush() {
 
 void HttpSession::Completion::OnFlushed(beast::error_code error) {
   writing_ = false;
+  if (over_) return;
   if (error) return Gone();
   if (last_ && pending_.empty()) return SendLastChunk();
   Beat();

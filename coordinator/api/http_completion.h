@@ -16,7 +16,7 @@
 namespace whalepod {
 
 // Writes what the Generations of a request's prompts hand on: as one body at the end, or as chunks
-// of server-sent events. Nothing is sent before the engine has taken a prompt, so that a refusal
+// of server-sent events. Nothing is sent before the engine has taken all prompts, so that a refusal
 // has its own status. If one of them fails, all do.
 class HttpSession::Completion final : public std::enable_shared_from_this<Completion> {
  public:
@@ -31,7 +31,7 @@ class HttpSession::Completion final : public std::enable_shared_from_this<Comple
   class Part final : public ResponseWriter {
    public:
     Part(Completion* whole, uint32_t prompt, v1::GenerateRequest request);
-    void Begin();
+    Frontend::Call call();
     bool Write(const v1::GenerateResponse& message, bool last) override;
     void Finish(const absl::Status& status) override;
     void Abandon() override;
@@ -69,6 +69,7 @@ class HttpSession::Completion final : public std::enable_shared_from_this<Comple
   const bool stream_;
   OpenAiResponse response_;
   std::deque<Part> parts_;  // they stay where they are
+  size_t started_ = 0;      // parts that the engine has taken
   size_t open_;             // parts that have not ended
   boost::asio::steady_timer heartbeat_;
   std::optional<boost::beast::http::response<boost::beast::http::empty_body>> header_;

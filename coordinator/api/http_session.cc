@@ -210,8 +210,8 @@ void HttpSession::Complete(absl::StatusOr<OpenAiRequest> parsed) {
   const auto id = request_.find("X-Request-Id");
   if (id != request_.end()) {
     parsed->generate.set_request_id(std::string(View(id->value())));
-    for (size_t i = 0; i < parsed->more.size(); ++i) {
-      parsed->more[i].set_request_id(absl::StrCat(parsed->generate.request_id(), "-", i + 1));
+    for (v1::GenerateRequest& more : parsed->more) {
+      more.set_request_id(parsed->generate.request_id());
     }
   }
   completion_ = std::make_shared<Completion>(shared_from_this(), *std::move(parsed));

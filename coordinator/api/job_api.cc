@@ -87,7 +87,12 @@ absl::StatusOr<v1::Job> JobApi::Submit(const std::string& tenant,
         return BadField("generate.resumable", "CONTRADICTION", "true",
                         "false in a job, which survives restarts anyway");
       }
-      RETURN_IF_ERROR(check_(request.generate()));
+      if (absl::Status wrong = check_(request.generate()); !wrong.ok()) {
+        // It may have been taken before that was known.
+        ASSIGN_OR_RETURN(const std::optional<v1::Job> earlier, store->FindSubmitted(job));
+        if (earlier) return *earlier;
+        return wrong;
+      }
       NewItem item;
       item.custom_id = request.generate().request_id();
       item.request = request.generate().SerializeAsString();

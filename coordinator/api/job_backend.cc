@@ -1,6 +1,5 @@
 #include "coordinator/api/job_backend.h"
 
-#include <algorithm>
 #include <limits>
 #include <utility>
 
@@ -8,6 +7,7 @@
 #include "base/check.h"
 #include "coordinator/api/batch_format.h"
 #include "coordinator/api/generation.h"
+#include "coordinator/api/limits.h"
 #include "coordinator/api/openai_response.h"
 #include "coordinator/usage/sums.h"
 
@@ -77,7 +77,7 @@ class JobBackend::Call final : public ItemCall,
   }
 
  private:
-  uint32_t Choices() const { return std::clamp(request_.options().n(), 1u, 64u); }
+  uint32_t Choices() const { return ChoicesOf(request_); }
 
   void Later(std::function<void()> work) {
     const bool taken =

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
 #include "coordinator/api/errors.h"
+#include "coordinator/api/limits.h"
 #include "coordinator/checkpoint/json.h"
 
 namespace whalepod {
@@ -17,7 +18,6 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr int64_t kDefaultCompletionTokens = 16;
-constexpr size_t kMostPrompts = 256;
 
 // The keys of a body, read one after another; the first error stays.
 class Fields {
@@ -153,6 +153,14 @@ void ReadMessages(Fields& fields, v1::Chat* chat) {
   }
 }
 
+// Refuses a list before it is taken over: a completion's prompts each have a copy of the options.
+bool TooMany(const char* key, const Json& list, size_t most, Fields& fields) {
+  if (list.size() <= most) return false;
+  fields.Fail(BadField(key, "TOO_LONG", absl::StrCat(list.size(), " entries"),
+                       absl::StrCat("at most ", most)));
+  return true;
+}
+
 void ReadTokenIds(const std::string& key, const Json& ids, Fields& fields, v1::TokenIds* to) {
   for (const Json& id : ids) {
     if (!id.is_number_unsigned() || id.get<uint64_t>() > UINT32_MAX) {
@@ -178,10 +186,7 @@ void ReadPrompts(Fields& fields, OpenAiRequest* request) {
   if (!prompt->is_array() || prompt->empty() || (*prompt)[0].is_number()) {
     return ReadOnePrompt(*prompt, fields, &request->generate);
   }
-  if (prompt->size() > kMostPrompts) {
-    return fields.Fail(BadField("prompt", "TOO_LONG", absl::StrCat(prompt->size(), " prompts"),
-                                absl::StrCat("at most ", kMostPrompts)));
-  }
+  if (TooMany("prompt", *prompt, kMostPrompts, fields)) return;
   request->more.assign(prompt->size() - 1, request->generate);
   for (size_t i = 0; i < prompt->size(); ++i) {
     ReadOnePrompt((*prompt)[i], fields, i == 0 ? &request->generate : &request->more[i - 1]);
@@ -194,6 +199,7 @@ void ReadStops(Fields& fields, v1::GenerationOptions* options) {
     options->add_stop(stop->get<std::string>());
   } else if (stop != nullptr) {
     if (!stop->is_array()) return fields.Wrong("stop", *stop, "a text or a list of texts");
+    if (TooMany("stop", *stop, kMostStops, fields)) return;
     for (const Json& text : *stop) {
       if (!text.is_string()) return fields.Wrong("stop", text, "a text or a list of texts");
       options->add_stop(text.get<std::string>());
@@ -202,6 +208,7 @@ void ReadStops(Fields& fields, v1::GenerationOptions* options) {
   const Json* ids = fields.Find("stop_token_ids");
   if (ids == nullptr) return;
   if (!ids->is_array()) return fields.Wrong("stop_token_ids", *ids, "a list of token ids");
+  if (TooMany("stop_token_ids", *ids, kMostStopTokens, fields)) return;
   v1::TokenIds read;
   ReadTokenIds("stop_token_ids", *ids, fields, &read);
   *options->mutable_stop_token_ids() = read.ids();
@@ -211,6 +218,7 @@ void ReadBias(Fields& fields, v1::GenerationOptions* options) {
   const Json* bias = fields.Find("logit_bias");
   if (bias == nullptr) return;
   if (!bias->is_object()) return fields.Wrong("logit_bias", *bias, "a map of token ids to numbers");
+  if (TooMany("logit_bias", *bias, kMostBiases, fields)) return;
   for (const auto& [key, value] : bias->items()) {
     uint32_t id = 0;
     if (!absl::SimpleAtoi(key, &id) || !value.is_number()) {

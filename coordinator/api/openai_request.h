@@ -13,7 +13,7 @@ namespace whalepod {
 // The body of /v1/chat/completions or /v1/completions.
 struct OpenAiRequest {
   v1::GenerateRequest generate;
-  // A completion's further prompts, each with the same options: at most 255.
+  // A completion's further prompts, each with the same options: kMostPrompts with the first.
   std::vector<v1::GenerateRequest> more;
   bool chat = true;
   bool stream = false;

@@ -9,14 +9,11 @@
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
 #include "coordinator/api/errors.h"
+#include "coordinator/api/limits.h"
 
 namespace whalepod {
 namespace {
 
-constexpr uint32_t kMostLogprobs = 20;
-constexpr int kMostStopTokens = 64;
-constexpr int kMostBiases = 1024;
-constexpr uint32_t kMostChoices = 64;
 // Colder than this the noise cannot change a choice, but logits divided by it may overflow.
 constexpr float kGreedyBelow = 1e-5f;
 

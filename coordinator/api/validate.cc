@@ -8,14 +8,12 @@
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
 #include "coordinator/api/errors.h"
+#include "coordinator/api/limits.h"
 #include "coordinator/api/sampling_options.h"
 
 namespace whalepod {
 namespace {
 
-constexpr int kMostStops = 16;
-constexpr size_t kLongestStop = 256;
-constexpr size_t kMostRequestId = 128;
 constexpr int32_t kFarthestPriority = 1000;
 
 // A sequence needs room for its prompt and one token more.

@@ -92,6 +92,10 @@ absl::Status JobRunner::Turn() {
   RETURN_IF_ERROR(KeepAnswers());
   if (now >= expiry_at_) {
     RETURN_IF_ERROR(store_->Expire());
+    // Nothing waits for it; an error of the disk itself stops the next write.
+    if (const auto dropped = store_->Drop(); !dropped.ok()) {
+      spdlog::warn("old jobs are not dropped: {}", dropped.status().ToString());
+    }
     expiry_at_ = now + options_.look;
   }
   if (jobs_changed_) RETURN_IF_ERROR(TakeJobs());

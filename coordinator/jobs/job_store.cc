@@ -112,14 +112,22 @@ absl::StatusOr<JobStore::Row> JobStore::Find(const std::string& tenant, const st
   return ReadRow(query);
 }
 
-absl::StatusOr<std::optional<JobStore::Row>> JobStore::FindByKey(const std::string& tenant,
-                                                                 const std::string& key) {
-  if (key.empty()) return std::nullopt;
+absl::StatusOr<std::optional<v1::Job>> JobStore::FindByKey(const NewJob& job) {
+  if (job.idempotency_key.empty()) return std::nullopt;
   Database::Query query =
       database_->Prepare("SELECT " JOB_COLUMNS " FROM jobs WHERE tenant=? AND key=?");
-  ASSIGN_OR_RETURN(const bool found, query.Bind(tenant).Bind(key).Next());
+  ASSIGN_OR_RETURN(const bool found, query.Bind(job.tenant).Bind(job.idempotency_key).Next());
   if (!found) return std::nullopt;
-  return ReadRow(query);
+  Row earlier = ReadRow(query);
+  if (earlier.hash == job.hash) return std::move(earlier.job);
+  return absl::AlreadyExistsError(absl::StrCat("idempotency key \"", job.idempotency_key,
+                                               "\" has made job ", earlier.job.id(),
+                                               ", which is another one"));
+}
+
+absl::StatusOr<std::optional<v1::Job>> JobStore::FindSubmitted(const NewJob& job) {
+  std::lock_guard lock(mu_);
+  return FindByKey(job);
 }
 
 absl::StatusOr<v1::Job> JobStore::Submit(const NewJob& job) {
@@ -127,13 +135,8 @@ absl::StatusOr<v1::Job> JobStore::Submit(const NewJob& job) {
   Row row;
   {
     std::lock_guard lock(mu_);
-    ASSIGN_OR_RETURN(const std::optional<Row> earlier, FindByKey(job.tenant, job.idempotency_key));
-    if (earlier && earlier->hash == job.hash) return earlier->job;
-    if (earlier) {
-      return absl::AlreadyExistsError(absl::StrCat("idempotency key \"", job.idempotency_key,
-                                                   "\" has made job ", earlier->job.id(),
-                                                   ", which is another one"));
-    }
+    ASSIGN_OR_RETURN(const std::optional<v1::Job> earlier, FindByKey(job));
+    if (earlier) return *earlier;
     RETURN_IF_ERROR(Write([&]() -> absl::Status {
       ASSIGN_OR_RETURN(row, Insert(job));
       return absl::OkStatus();
@@ -316,37 +319,53 @@ absl::Status JobStore::Expire() {
         ids.push_back(query.Bytes(1));
       }
     }
-    if (!keys.empty()) {
-      RETURN_IF_ERROR(Write([&]() -> absl::Status {
-        for (const int64_t key : keys) RETURN_IF_ERROR(EndJob(key, v1::JOB_STATE_EXPIRED));
-        return absl::OkStatus();
-      }));
-    }
-    RETURN_IF_ERROR(DropOldest());
+    if (keys.empty()) return absl::OkStatus();
+    RETURN_IF_ERROR(Write([&]() -> absl::Status {
+      for (const int64_t key : keys) RETURN_IF_ERROR(EndJob(key, v1::JOB_STATE_EXPIRED));
+      return absl::OkStatus();
+    }));
   }
   Tell(ids);
   return absl::OkStatus();
 }
 
-// One a call: a job may have fifty thousand items, and others wait meanwhile.
-absl::Status JobStore::DropOldest() {
-  if (options_.retention_ms == 0) return absl::OkStatus();
-  int64_t key = 0;
+absl::StatusOr<int> JobStore::Drop() {
+  constexpr int64_t kMostItems = 10'000;  // a fraction of a second
+  constexpr int kMostJobs = 1000;
+  int dropped = 0;
+  for (int64_t items = 0; items < kMostItems && dropped < kMostJobs; ++dropped) {
+    std::lock_guard lock(mu_);  // one by one: others wait meanwhile
+    ASSIGN_OR_RETURN(const int64_t more, DropOldest());
+    if (more == 0) break;
+    items += more;
+  }
+  if (dropped > 0) {
+    spdlog::info("{} jobs dropped: they ended more than {} s ago", dropped,
+                 options_.retention_ms / 1000);
+  }
+  return dropped;
+}
+
+absl::StatusOr<int64_t> JobStore::DropOldest() {
+  if (options_.retention_ms == 0) return 0;
+  int64_t key = 0, items = 0;
   {
     Database::Query query = database_->Prepare(
-        "SELECT seq FROM jobs WHERE ended_ms>0 AND ended_ms<=? ORDER BY ended_ms LIMIT 1");
+        "SELECT seq, total FROM jobs WHERE ended_ms>0 AND ended_ms<=? ORDER BY ended_ms LIMIT 1");
     ASSIGN_OR_RETURN(const bool found,
                      query.Bind(options_.now_ms() - options_.retention_ms).Next());
-    if (!found) return absl::OkStatus();
+    if (!found) return 0;
     key = query.Int(0);
+    items = query.Int(1);
   }
-  return Write([&]() -> absl::Status {
+  RETURN_IF_ERROR(Write([&]() -> absl::Status {
     for (const char* drop : {"DELETE FROM items WHERE job=?", "DELETE FROM jobs WHERE seq=?"}) {
       Database::Query query = database_->Prepare(drop);
       RETURN_IF_ERROR(query.Bind(key).Run());
     }
     return absl::OkStatus();
-  });
+  }));
+  return items;
 }
 
 absl::StatusOr<std::vector<ActiveJob>> JobStore::Active() {

@@ -105,8 +105,14 @@ class JobStore {
   absl::Status MarkStarted(int64_t job);
   // In one transaction; those that have ended already stay as they are.
   absl::Status Finish(const std::vector<EndedItem>& items);
-  // Ends the jobs whose time is over, and drops some of those that are kept no longer.
+  // Ends the jobs whose time is over.
   absl::Status Expire();
+  // Drops jobs that are kept no longer, those that ended first; what takes long is left for later.
+  // Returns how many.
+  absl::StatusOr<int> Drop();
+  // The job that Submit would return without making one: that of the idempotency key, if it has
+  // one and there is one. ALREADY_EXISTS as Submit.
+  absl::StatusOr<std::optional<v1::Job>> FindSubmitted(const NewJob& job);
 
   absl::StatusOr<JobFile> AddFile(const std::string& tenant, const std::string& name,
                                   const std::string& purpose, const std::string& content);
@@ -135,14 +141,15 @@ class JobStore {
   static Row ReadRow(const Database::Query& query);
   static v1::JobItem ReadItem(const Database::Query& query);
   absl::StatusOr<Row> Find(const std::string& tenant, const std::string& id);
-  absl::StatusOr<std::optional<Row>> FindByKey(const std::string& tenant, const std::string& key);
+  absl::StatusOr<std::optional<v1::Job>> FindByKey(const NewJob& job);
   absl::StatusOr<Row> Insert(const NewJob& job);
   absl::Status InsertItem(int64_t job, uint32_t index, const NewItem& item, uint32_t ended);
   // Ends all pending items; returns the job's id.
   absl::Status EndJob(int64_t key, v1::JobState state);
   absl::StatusOr<bool> FinishOne(const EndedItem& item);
-  // The job that ended first, if it is kept no longer, with all that belongs to it.
-  absl::Status DropOldest();
+  // The job that ended first, if it is kept no longer, with all that belongs to it: its number of
+  // items, 0 if there is none.
+  absl::StatusOr<int64_t> DropOldest();
   absl::Status Write(const std::function<absl::Status()>& work);
 
   void Tell(const std::vector<std::string>& ids);

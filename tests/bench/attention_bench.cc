@@ -1,7 +1,7 @@
 // Attention of generated tokens over the latent cache (absorbed form), against what the machine
 // allows: the longer of reading every visible latent once and of its multiply-adds, both measured
-// alternately with it. Caches lie in blocks in random order; each call reads others, of 64 MiB, as
-// layers do. Two threads, or WHALEPOD_BENCH_THREADS.
+// alternately with it. Caches lie in blocks in random order; each call reads another one of those
+// that 64 MiB hold, as layers do. Two threads, or WHALEPOD_BENCH_THREADS.
 #include <benchmark/benchmark.h>
 #include <immintrin.h>
 

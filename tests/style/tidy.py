@@ -29,12 +29,12 @@ def output(*command):
 
 
 def commands():
-    """Compile command by source file, relative to the root."""
+    """Compile commands by source file, relative to the root: kernels have one for each path."""
     found = {}
     for entry in json.loads((BUILD / "compile_commands.json").read_text()):
         file = pathlib.Path(entry["directory"], entry["file"]).resolve()
         if file.is_relative_to(ROOT):
-            found[str(file.relative_to(ROOT))] = shlex.split(entry["command"])
+            found.setdefault(str(file.relative_to(ROOT)), []).append(shlex.split(entry["command"]))
     return found
 
 
@@ -45,8 +45,8 @@ def sources(known):
     return [n for n in dict.fromkeys(names) if SOURCES.match(n) and n in known]
 
 
-def key(name, command, salt):
-    """What a finding depends on; None where clang cannot preprocess the file."""
+def preprocessed(command):
+    """What clang makes of a file; None where it cannot."""
     arguments, skip = [], False
     for argument in command:
         if skip or argument in ("-c", "-MD", "-MT", "-MF", "-o"):
@@ -59,14 +59,20 @@ def key(name, command, salt):
     run = subprocess.run(
         ["clang++-16", "-E", "-C", "-P", "-Wno-everything", *arguments[1:]],
         cwd=BUILD, capture_output=True)
-    if run.returncode:
+    return None if run.returncode else run.stdout
+
+
+def key(name, commands_of_file, salt):
+    """What a finding depends on; None where that is not known."""
+    texts = [preprocessed(command) for command in commands_of_file]
+    if None in texts:
         return None
-    return hashlib.sha256(salt + name.encode() + run.stdout).hexdigest()
+    return hashlib.sha256(b"\0".join([salt, name.encode(), *texts])).hexdigest()
 
 
-def check(name, command, salt):
+def check(name, commands_of_file, salt):
     """(remembered, findings)"""
-    clean = key(name, command, salt)
+    clean = key(name, commands_of_file, salt)
     if clean and (CACHE / clean).exists():
         return True, ""
     run = subprocess.run(

@@ -130,9 +130,12 @@ TEST_F(JobBackendTest, AWrongRequestIsRefusedAtOnce) {
   v1::SubmitJobRequest request;
   request.mutable_generate()->mutable_token_ids()->add_ids(3);
   request.mutable_generate()->mutable_options()->set_temperature(9);
+  request.set_idempotency_key("early");
   const auto early = api_->Submit("", request);
   ASSERT_TRUE(early.ok()) << early.status();
   loopback_.SetReady();
+  EXPECT_EQ(api_->Submit("", request)->id(), early->id()) << "whoever repeats a call has its job";
+  request.clear_idempotency_key();
   const absl::Status status = api_->Submit("", request).status();
   EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
   EXPECT_THAT(std::string(status.message()), HasSubstr("temperature"));

@@ -213,11 +213,10 @@ TEST_F(JobStoreTest, EndedJobsAreDroppedAfterTheirTime) {
   test_.now_ms += 1;
   ASSERT_TRUE(store().Cancel("", second.id()).ok());
   test_.now_ms += 9'998;
-  ASSERT_TRUE(store().Expire().ok());
+  EXPECT_EQ(store().Drop().value(), 0);
   EXPECT_EQ(Get(first).state(), v1::JOB_STATE_CANCELLED);
   test_.now_ms += 1;
-  ASSERT_TRUE(store().Expire().ok());
-  ASSERT_TRUE(store().Expire().ok());
+  EXPECT_EQ(store().Drop().value(), 1);
   EXPECT_TRUE(absl::IsNotFound(store().Get("", first.id()).status()));
   EXPECT_TRUE(absl::IsNotFound(store().Results("", first.id(), 0, "").status()));
   EXPECT_EQ(Get(second).counts().cancelled(), 3u);
