@@ -47,6 +47,18 @@ namespace whalepod::cpu::WHALEPOD_ISA {
 WHALEPOD_INLINE F32x16& operator+=(F32x16& a, F32x16 b) { return a = a + b; }
 WHALEPOD_INLINE F32x16& operator*=(F32x16& a, F32x16 b) { return a = a * b; }
 
+#if !defined(WHALEPOD_ISA_AVX512)  // which has an instruction for it
+WHALEPOD_INLINE int Compress(F32x16 v, M16 m, float* out) {
+  alignas(64) float lanes[16];
+  Store(lanes, v);
+  int count = 0;
+  for (uint32_t bits = Bits(m); bits != 0; bits &= bits - 1) {
+    out[count++] = lanes[__builtin_ctz(bits)];
+  }
+  return count;
+}
+#endif
+
 // One fused multiply-add, for scalars.
 WHALEPOD_INLINE float FmaScalar(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 

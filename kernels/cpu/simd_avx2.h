@@ -191,15 +191,6 @@ WHALEPOD_INLINE uint32_t Bits(M16 m) {
          static_cast<uint32_t>(_mm256_movemask_ps(m.hi)) << 8;
 }
 WHALEPOD_INLINE bool Any(M16 m) { return Bits(m) != 0; }
-WHALEPOD_INLINE int Compress(F32x16 v, M16 m, float* out) {
-  alignas(64) float lanes[16];
-  Store(lanes, v);
-  int count = 0;
-  for (uint32_t bits = Bits(m); bits != 0; bits &= bits - 1) {
-    out[count++] = lanes[__builtin_ctz(bits)];
-  }
-  return count;
-}
 
 WHALEPOD_INLINE I32x16 operator+(I32x16 a, I32x16 b) {
   return {_mm256_add_epi32(a.lo, b.lo), _mm256_add_epi32(a.hi, b.hi)};

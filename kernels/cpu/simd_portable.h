@@ -142,15 +142,6 @@ WHALEPOD_INLINE M16 Or(M16 a, M16 b) { return {a.bits | b.bits}; }
 WHALEPOD_INLINE M16 Not(M16 a) { return {~a.bits & 0xffffu}; }
 WHALEPOD_INLINE bool Any(M16 m) { return m.bits != 0; }
 WHALEPOD_INLINE uint32_t Bits(M16 m) { return m.bits; }
-WHALEPOD_INLINE int Compress(F32x16 v, M16 m, float* out) {
-  alignas(64) float lanes[16];
-  Store(lanes, v);
-  int count = 0;
-  for (uint32_t bits = Bits(m); bits != 0; bits &= bits - 1) {
-    out[count++] = lanes[__builtin_ctz(bits)];
-  }
-  return count;
-}
 
 WHALEPOD_INLINE I32x16 operator+(I32x16 a, I32x16 b) { return WHALEPOD_MAP_I(a.v[i] + b.v[i]); }
 WHALEPOD_INLINE I32x16 operator-(I32x16 a, I32x16 b) { return WHALEPOD_MAP_I(a.v[i] - b.v[i]); }
