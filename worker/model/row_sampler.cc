@@ -1,6 +1,6 @@
 #include "worker/model/row_sampler.h"
 
-#include <cstring>
+#include <algorithm>
 #include <utility>
 
 #include "base/status.h"
@@ -49,8 +49,8 @@ absl::Status RowSampler::Exchange(const Batch& batch, const float* logits) {
   float* from = received_;
   for (int t = 0; t < dims_.tp; ++t) {
     for (int64_t j = t; j < rows; j += dims_.tp) {
-      std::memcpy(to + j / dims_.tp * width, logits + batch.filtered[j].sample * width,
-                  width * sizeof(float));
+      // Not memcpy: a rank may have no ids, and then no memory for them.
+      std::copy_n(logits + batch.filtered[j].sample * width, width, to + j / dims_.tp * width);
     }
     send.push_back(FloatBytes(to, OwnedBy(t, rows) * width));
     to += OwnedBy(t, rows) * width;
