@@ -56,10 +56,13 @@ class AttachStream final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc
                             std::chrono::milliseconds hello_limit) {
     auto stream = std::make_shared<AttachStream>(fleet, std::move(encoder));
     stream->self_ = stream;
-    // The alarm keeps the stream until it has rung or was cancelled.
-    stream->hello_alarm_.Set(std::chrono::system_clock::now() + hello_limit, [stream](bool rang) {
-      if (rang) stream->HelloIsLate();
-    });
+    // gRPC keeps what an alarm calls as long as the alarm, which the stream has: a circle if it
+    // held the stream.
+    stream->hello_alarm_.Set(std::chrono::system_clock::now() + hello_limit,
+                             [weak = std::weak_ptr<AttachStream>(stream)](bool rang) {
+                               const std::shared_ptr<AttachStream> late = weak.lock();
+                               if (rang && late != nullptr) late->HelloIsLate();
+                             });
     stream->StartRead(&stream->bytes_);
     return stream.get();
   }
