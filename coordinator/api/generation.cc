@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
 #include "coordinator/api/errors.h"
+#include "coordinator/api/limits.h"
 
 namespace whalepod {
 namespace {
@@ -54,7 +55,7 @@ void Generation::Refuse(const absl::Status& status, const std::string& request_i
   std::lock_guard lock(mu_);
   waiting_ = false;
   // It may be what is wrong.
-  record_.SetId(absl::Utf8SafeCEscape(request_id.substr(0, 128)));
+  record_.SetId(absl::Utf8SafeCEscape(request_id.substr(0, kMostRequestId)));
   FinishLocked(status);
 }
 

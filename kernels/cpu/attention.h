@@ -23,7 +23,6 @@ constexpr int kValueVectors = 1;
 constexpr int kTilePositions = 16;
 
 WHALEPOD_INLINE int64_t RoundUp(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
-WHALEPOD_INLINE int64_t CeilDiv(int64_t n, int64_t by) { return (n + by - 1) / by; }
 WHALEPOD_INLINE int64_t Smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 template <typename T>

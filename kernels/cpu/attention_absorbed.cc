@@ -33,7 +33,8 @@ void Attend(const AttentionAbsorbedArgs& args, int64_t token, int64_t head0, Row
     FillZero(r < heads ? row + width : row, row + b.key_width);
   }
   const int32_t* table = args.block_tables[token];
-  const int64_t asked_at_once = CeilDiv(kTilePositions, b.rows / 4 * (kTilePositions / 4));
+  const int64_t score_blocks = b.rows / 4 * (kTilePositions / 4);
+  const int64_t asked_at_once = RoundUp(kTilePositions, score_blocks) / score_blocks;
   for (int64_t tile0 = 0; tile0 < visible; tile0 += kTilePositions) {
     for (int64_t j = 0; j < kTilePositions; ++j) {
       float* row = b.tile + j * b.key_width;

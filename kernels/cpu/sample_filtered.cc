@@ -130,13 +130,18 @@ uint64_t TargetOf(double part, uint64_t total) {
   return target < total ? target : total;
 }
 
+// The cut at `logit` that keeps as many of those equal to it as measure at least `target`.
+Cut CutAt(float logit, const Measure& measure, uint64_t target) {
+  const uint64_t each = MeasureOf(logit, measure);
+  return {logit, static_cast<int64_t>((target + each - 1) / each)};
+}
+
 // Select's cut by shares where all logits above -inf are `max`.
 Cut SelectOfEqual(const float* x, int64_t n, const Measure& measure, float max, double part) {
   int64_t equal = 0;
   for (int64_t i = 0; i < n; ++i) equal += x[i] == max;
-  const uint64_t each = MeasureOf(max, measure);
-  const uint64_t target = TargetOf(part, each * static_cast<uint64_t>(equal));
-  return {max, static_cast<int64_t>((target + each - 1) / each)};
+  const uint64_t total = MeasureOf(max, measure) * static_cast<uint64_t>(equal);
+  return CutAt(max, measure, TargetOf(part, total));
 }
 
 // The cut in list[0, n), which it reorders: the best logits that together measure at least
@@ -172,7 +177,7 @@ Cut SelectInList(float* list, int64_t n, const Measure& measure, uint64_t target
     if (target <= equal) {
       // An id at -inf is never kept, whatever there is room for.
       if (pivot == -Infinity()) return kKeepAll;
-      return {pivot, static_cast<int64_t>((target + each - 1) / each)};
+      return CutAt(pivot, measure, target);
     }
     target -= equal;
     list += at;
@@ -244,8 +249,7 @@ Cut Select(const float* x, int64_t n, const Measure& measure, float max, int64_t
   if (bin == kBins) return kKeepAll;
   // Many equal ones need no list.
   if (const float only = OnlyOneOf(x, n, max, scale, bin); only > -Infinity()) {
-    const uint64_t each = MeasureOf(only, measure);
-    return {only, static_cast<int64_t>((target + each - 1) / each)};
+    return CutAt(only, measure, target);
   }
   int64_t listed = 0;
   ForBin(x, n, max, scale, bin,
