@@ -23,6 +23,10 @@ if(WHALEPOD_SANITIZE)
   target_compile_options(whalepod_flags INTERFACE -fsanitize=${WHALEPOD_SANITIZE}
                          -fno-omit-frame-pointer -g1)
   target_link_options(whalepod_flags INTERFACE -fsanitize=${WHALEPOD_SANITIZE})
+  if(WHALEPOD_SANITIZE STREQUAL thread)
+    target_link_options(whalepod_flags INTERFACE
+                        -Wl,--version-script=${CMAKE_SOURCE_DIR}/tests/tsan.map)
+  endif()
 endif()
 
 # Decided once: a ccache that is installed later (tests/run.sh does) would build all anew.

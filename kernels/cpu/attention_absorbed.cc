@@ -34,7 +34,6 @@ void Attend(const AttentionAbsorbedArgs& args, int64_t token, int64_t head0, Row
   }
   const int32_t* table = args.block_tables[token];
   const int64_t score_blocks = b.rows / 4 * (kTilePositions / 4);
-  const int64_t asked_at_once = RoundUp(kTilePositions, score_blocks) / score_blocks;
   for (int64_t tile0 = 0; tile0 < visible; tile0 += kTilePositions) {
     for (int64_t j = 0; j < kTilePositions; ++j) {
       float* row = b.tile + j * b.key_width;
@@ -46,7 +45,7 @@ void Attend(const AttentionAbsorbedArgs& args, int64_t token, int64_t head0, Row
     // wait for each other: a core has few reads open.
     int64_t next = tile0 + kTilePositions;
     ScoreTile(b, tile0, args.scale, [&] {
-      for (int64_t i = 0; i < asked_at_once; ++i, ++next) {
+      for (int64_t i = 0; i < kTilePositions; i += score_blocks, ++next) {
         PrefetchRow<T>(args.cache, table, next, visible, width);
       }
     });
