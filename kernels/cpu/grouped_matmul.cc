@@ -42,7 +42,7 @@ void GroupedMatMul(const GroupedMatMulArgs& args, ThreadPool& pool) {
   const int64_t panels = CeilDiv(args.w[0].n, kPanelRows);
   int64_t total = 0;
   for (int64_t g = 0; g < experts; ++g) total += panels * PanelCost(args, g);
-  const int64_t parts = pool.threads();
+  const int64_t parts = pool.threads() * ThreadPool::kPiecesPerThread;
   // Part p does the panels whose cost begins in [total * p / parts, total * (p + 1) / parts).
   pool.ParallelFor(parts, 1, [&](int64_t begin, int64_t end, int thread) {
     const int64_t lo = total * begin / parts;

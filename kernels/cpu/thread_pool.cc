@@ -39,7 +39,7 @@ void* ThreadPool::Buffer::Get(int64_t wanted) {
 ThreadPool::Buffer::~Buffer() { std::free(data); }
 
 ThreadPool::ThreadPool(int threads)
-    : threads_(threads < 1 ? 1 : threads), thread_scratch_(threads_) {
+    : threads_(threads < 1 ? 1 : threads), thread_scratch_(threads_), shares_(threads_) {
   for (int i = 1; i < threads_; ++i) workers_.emplace_back([this, i] { WorkerLoop(i); });
 }
 
@@ -67,12 +67,28 @@ void ThreadPool::AwaitChange(std::atomic<uint32_t>& word, uint32_t old) {
   word.wait(old, std::memory_order_acquire);
 }
 
-void ThreadPool::RunPart(int thread) {
-  const int64_t chunks = (n_ + grain_ - 1) / grain_;
-  const int64_t begin = chunks * thread / threads_ * grain_;
-  int64_t end = chunks * (thread + 1) / threads_ * grain_;
-  if (end > n_) end = n_;
-  if (begin < end) fn_(context_, begin, end, thread);
+bool ThreadPool::Take(Share& share, int64_t* piece) {
+  uint64_t left = share.left.load(std::memory_order_relaxed);
+  do {
+    if (static_cast<uint32_t>(left) == left >> 32) return false;
+    // A word of an earlier loop with the same pieces is as good: what counts is that it is current.
+  } while (!share.left.compare_exchange_weak(left, left + 1, std::memory_order_acquire,
+                                             std::memory_order_relaxed));
+  *piece = static_cast<uint32_t>(left);
+  return true;
+}
+
+void ThreadPool::RunPieces(int thread) {
+  for (int i = 0; i < threads_; ++i) {
+    int64_t piece;
+    while (Take(shares_[(thread + i) % threads_], &piece)) {
+      const int64_t chunks = (n_ + grain_ - 1) / grain_;
+      const int64_t begin = chunks * piece / pieces_ * grain_;
+      const int64_t end = std::min(chunks * (piece + 1) / pieces_ * grain_, n_);
+      fn_(context_, begin, end, thread);
+      done_.fetch_add(1, std::memory_order_release);
+    }
+  }
 }
 
 void ThreadPool::Run(int64_t n, int64_t grain, RangeFn fn, const void* context) {
@@ -83,12 +99,18 @@ void ThreadPool::Run(int64_t n, int64_t grain, RangeFn fn, const void* context) 
   }
   n_ = n;
   grain_ = grain;
+  pieces_ = std::min<int64_t>((n + grain - 1) / grain, threads_ * kPiecesPerThread);
   fn_ = fn;
   context_ = context;
-  const uint32_t target = done_.load(std::memory_order_relaxed) + (threads_ - 1);
+  const uint32_t target = done_.load(std::memory_order_relaxed) + static_cast<uint32_t>(pieces_);
+  for (int t = 0; t < threads_; ++t) {
+    const auto begin = static_cast<uint64_t>(pieces_ * t / threads_);
+    const auto end = static_cast<uint64_t>(pieces_ * (t + 1) / threads_);
+    shares_[t].left.store(end << 32 | begin, std::memory_order_release);
+  }
   generation_.fetch_add(1, std::memory_order_release);
   generation_.notify_all();
-  RunPart(0);
+  RunPieces(0);
   uint32_t done;
   while ((done = done_.load(std::memory_order_acquire)) != target) AwaitChange(done_, done);
 }
@@ -99,8 +121,7 @@ void ThreadPool::WorkerLoop(int thread) {
     AwaitChange(generation_, seen);
     seen = generation_.load(std::memory_order_acquire);
     if (stop_.load(std::memory_order_relaxed)) return;
-    RunPart(thread);
-    done_.fetch_add(1, std::memory_order_release);
+    RunPieces(thread);
     done_.notify_one();
   }
 }

@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <set>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -16,20 +17,25 @@ TEST(ThreadPool, CoversEveryIndexOnceInRangesThatDependOnTheSizesOnly) {
     for (int64_t n : {0, 1, 2, 7, 64, 1000}) {
       for (int64_t grain : {1, 3, 64, 5000}) {
         SCOPED_TRACE(testing::Message() << threads << " threads, " << n << " by " << grain);
-        std::vector<int> seen(n), by(n, -1), by_other(n, -1);
+        // Who begins a range and where it ends, by its indices.
+        std::vector<int> seen(n);
+        std::vector<int64_t> ends(n), ends_of_other(n);
+        std::atomic<int> ranges{0};
         pool.ParallelFor(n, grain, [&](int64_t begin, int64_t end, int thread) {
           ASSERT_EQ(begin % grain, 0);
           ASSERT_LT(thread, threads);
+          ranges.fetch_add(1);
           for (int64_t i = begin; i < end; ++i) {
             ++seen[i];
-            by[i] = thread;
+            ends[i] = end;
           }
         });
-        other.ParallelFor(n, grain, [&](int64_t begin, int64_t end, int thread) {
-          for (int64_t i = begin; i < end; ++i) by_other[i] = thread;
+        other.ParallelFor(n, grain, [&](int64_t begin, int64_t end, int) {
+          for (int64_t i = begin; i < end; ++i) ends_of_other[i] = end;
         });
         EXPECT_EQ(seen, std::vector<int>(n, 1));
-        EXPECT_EQ(by, by_other);
+        EXPECT_EQ(ends, ends_of_other);
+        EXPECT_LE(ranges.load(), threads * ThreadPool::kPiecesPerThread);
       }
     }
   }
@@ -39,8 +45,29 @@ TEST(ThreadPool, ReturnsWhenAllPartsAreDone) {
   ThreadPool pool(3);
   for (int round = 0; round < 2000; ++round) {
     std::atomic<int> parts{0};
-    pool.ParallelFor(3, 1, [&](int64_t, int64_t, int) { parts.fetch_add(1); });
-    ASSERT_EQ(parts.load(), 3);
+    pool.ParallelFor(40, 1, [&](int64_t begin, int64_t end, int) {
+      parts.fetch_add(static_cast<int>(end - begin));
+    });
+    ASSERT_EQ(parts.load(), 40);
+  }
+}
+
+// Whichever thread begins first stands until all other pieces are done.
+TEST(ThreadPool, AThreadThatStandsHoldsUpNoMoreThanItsPiece) {
+  for (int threads : {2, 3}) {
+    ThreadPool pool(threads);
+    const int64_t n = threads * ThreadPool::kPiecesPerThread;
+    for (int round = 0; round < 200; ++round) {
+      std::atomic<bool> first{true};
+      std::atomic<int64_t> done{0};
+      pool.ParallelFor(n, 1, [&](int64_t begin, int64_t end, int) {
+        if (first.exchange(false)) {
+          while (done.load() != n - (end - begin)) std::this_thread::yield();
+        }
+        done.fetch_add(end - begin);
+      });
+      ASSERT_EQ(done.load(), n);
+    }
   }
 }
 
