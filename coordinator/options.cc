@@ -104,6 +104,8 @@ void AddPlaces(CLI::App& app, ServeOptions& o) {
   Add(app, "--resume-window", o.resume_window,
       "seconds that a resumable request is kept, or goes on, while nobody reads it")
       ->check(CLI::Range(0.001, 1e9));
+  Add(app, "--max-resumable", o.max_resumable,
+      "resumable requests that are kept of one API key; 0: no limit");
   Add(app, "--jobs-in-flight", o.jobs_in_flight, "items of jobs that the engine has at once")
       ->check(CLI::Range(1, 1 << 16));
   const auto seconds = CLI::Range(0.001, 1e6);

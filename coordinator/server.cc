@@ -284,7 +284,8 @@ absl::Status CoordinatorServer::OpenStreams() {
   };
   if (!options_.state_dir.empty()) {
     ASSIGN_OR_RETURN(stream_store_, StreamStore::Open({.path = options_.state_dir + "/streams.db",
-                                                       .now_ms = now_ms}));
+                                                       .now_ms = now_ms,
+                                                       .most_streams = options_.max_resumable}));
   }
   ResumableStreams::Options options;
   options.window = Seconds(options_.resume_window);

@@ -74,8 +74,7 @@ class Service final : public v1::InferenceService::CallbackService {
                                      const v1::TokenizeRequest* request,
                                      v1::TokenizeResponse* response) override {
     return Later(
-        context,
-        [this](std::function<void()> work) { return frontend_.RunTextWork(std::move(work)); },
+        context, [this](std::function<void()> work) { return OnText(std::move(work)); },
         [frontend = &frontend_, request, response](const std::string&) {
           return frontend->Tokenize(*request, response);
         });
@@ -85,8 +84,7 @@ class Service final : public v1::InferenceService::CallbackService {
                                        const v1::DetokenizeRequest* request,
                                        v1::DetokenizeResponse* response) override {
     return Later(
-        context,
-        [this](std::function<void()> work) { return frontend_.RunTextWork(std::move(work)); },
+        context, [this](std::function<void()> work) { return OnText(std::move(work)); },
         [frontend = &frontend_, request, response](const std::string&) {
           return frontend->Detokenize(*request, response);
         });
@@ -152,6 +150,7 @@ class Service final : public v1::InferenceService::CallbackService {
     if (!queued.ok()) reactor->Finish(ToGrpcStatus(queued));
     return reactor;
   }
+  absl::Status OnText(std::function<void()> work) { return frontend_.RunTextWork(std::move(work)); }
   absl::Status OnUsage(std::function<void()> work) {
     if (usage_work_.Run(std::move(work))) return absl::OkStatus();
     return WithRetryDelay(absl::ResourceExhaustedError("too many ask for their usage at once"),

@@ -58,19 +58,19 @@ absl::StatusOr<BatchReply> WrongMethod(const Call& call) {
   return BatchReply{.status = 405, .body = ToHttpError(status).body};
 }
 
+Json Seconds(int64_t ms) { return ms == 0 ? Json() : Json(ms / 1000); }
+
 Json FileJson(const JobFile& file) {
   return {{"id", file.id},
           {"object", "file"},
           {"bytes", file.bytes},
           {"created_at", file.created_ms / 1000},
-          {"expires_at", nullptr},
+          {"expires_at", Seconds(file.expires_ms)},
           {"filename", file.name},
           {"purpose", file.purpose},
           {"status", "processed"},
           {"status_details", nullptr}};
 }
-
-Json Seconds(int64_t ms) { return ms == 0 ? Json() : Json(ms / 1000); }
 
 const char* StatusOf(v1::JobState state) {
   switch (state) {
@@ -171,8 +171,12 @@ absl::StatusOr<JobFile> FileOf(const Call& call, const std::string& id) {
   if (job_id.empty()) return call.store.GetFile(call.tenant, id);
   ASSIGN_OR_RETURN(const std::string lines, JobLines(call, job_id, answered));
   ASSIGN_OR_RETURN(const v1::Job job, call.store.Get(call.tenant, job_id));
-  return JobFile{id, absl::StrCat(job_id, answered ? "_output.jsonl" : "_error.jsonl"),
-                 "batch_output", job.ended_ms(), static_cast<int64_t>(lines.size())};
+  return JobFile{.id = id,
+                 .name = absl::StrCat(job_id, answered ? "_output.jsonl" : "_error.jsonl"),
+                 .purpose = "batch_output",
+                 .created_ms = job.ended_ms(),
+                 .bytes = static_cast<int64_t>(lines.size()),
+                 .expires_ms = call.store.DropsAtMs(job)};
 }
 
 absl::StatusOr<BatchReply> CreateFile(const Call& call) {

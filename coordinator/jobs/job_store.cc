@@ -329,6 +329,10 @@ absl::Status JobStore::Expire() {
   return absl::OkStatus();
 }
 
+int64_t JobStore::DropsAtMs(const v1::Job& job) const {
+  return options_.retention_ms == 0 ? 0 : job.ended_ms() + options_.retention_ms;
+}
+
 absl::StatusOr<int> JobStore::Drop() {
   constexpr int64_t kMostItems = 10'000;  // a fraction of a second
   constexpr int kMostJobs = 1000;

@@ -64,6 +64,7 @@ struct EndedItem {
 struct JobFile {
   std::string id, name, purpose;
   int64_t created_ms = 0, bytes = 0;
+  int64_t expires_ms = 0;  // 0: it is kept
 };
 
 // Thread-safe. Calls wait for the disk. Errors of all: as Database's; NOT_FOUND for what another
@@ -110,6 +111,8 @@ class JobStore {
   // Drops jobs that are kept no longer, those that ended first; what takes long is left for later.
   // Returns how many.
   absl::StatusOr<int> Drop();
+  // When Drop() takes `job`, which has ended; 0: never.
+  int64_t DropsAtMs(const v1::Job& job) const;
   // The job that Submit would return without making one: that of the idempotency key, if it has
   // one and there is one. ALREADY_EXISTS as Submit.
   absl::StatusOr<std::optional<v1::Job>> FindSubmitted(const NewJob& job);

@@ -39,6 +39,16 @@ absl::StatusOr<std::unique_ptr<StreamStore>> StreamStore::Open(const Options& op
   return store;
 }
 
+absl::Status StreamStore::CheckRoom(const std::string& tenant) {
+  if (options_.most_streams == 0) return absl::OkStatus();
+  Database::Query query = database_->Prepare("SELECT COUNT(*) FROM streams WHERE tenant=?");
+  RETURN_IF_ERROR(query.Bind(tenant).Next().status());
+  if (query.Int(0) < options_.most_streams) return absl::OkStatus();
+  return absl::ResourceExhaustedError(absl::StrCat(
+      query.Int(0), " resumable requests of this API key are kept, at most ", options_.most_streams,
+      ": an answer is dropped some time after it was last read (--resume-window)"));
+}
+
 absl::StatusOr<int64_t> StreamStore::Add(const StreamId& id, const v1::GenerateRequest& request,
                                          const std::string& model) {
   std::lock_guard lock(mu_);
@@ -51,6 +61,7 @@ absl::StatusOr<int64_t> StreamStore::Add(const StreamId& id, const v1::GenerateR
           "\" is that of an earlier resumable request: ", "resume it, or take another id"));
     }
   }
+  RETURN_IF_ERROR(CheckRoom(id.tenant));
   Database::Query query = database_->Prepare(
       "INSERT INTO streams(tenant, id, model, request, touched_ms) VALUES(?, ?, ?, ?, ?)");
   query.Bind(id.tenant).Bind(id.id).BindBlob(model).BindBlob(request.SerializeAsString());

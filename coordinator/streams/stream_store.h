@@ -48,12 +48,14 @@ class StreamStore {
     std::string path;
     std::function<int64_t()> now_ms;  // of the wall clock, since 1970
     int64_t most_pages = 0;           // as OpenStore's
+    int64_t most_streams = 0;         // of one tenant at once; 0: no limit
   };
   // Also as OpenStore's. The streams found there count as just cared for: nobody could ask for
   // them.
   static absl::StatusOr<std::unique_ptr<StreamStore>> Open(const Options& options);
 
-  // Its key; it is on disk then. ALREADY_EXISTS if there is one of this id.
+  // Its key; it is on disk then. ALREADY_EXISTS if there is one of this id, RESOURCE_EXHAUSTED if
+  // the tenant has as many as it may.
   absl::StatusOr<int64_t> Add(const StreamId& id, const v1::GenerateRequest& request,
                               const std::string& model);
   // All or none.
@@ -67,6 +69,7 @@ class StreamStore {
 
  private:
   explicit StreamStore(const Options& options) : options_(options) {}
+  absl::Status CheckRoom(const std::string& tenant);
   absl::Status AppendOne(const StreamAddition& addition);
   absl::Status RemoveOne(int64_t key);
 

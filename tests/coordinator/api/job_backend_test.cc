@@ -19,9 +19,12 @@ namespace {
 
 using ::testing::HasSubstr;
 
+constexpr int64_t kRetentionMs = 3'600'000;
+
 class JobBackendTest : public ::testing::Test {
  protected:
   void SetUp() override {
+    test_.retention_ms = kRetentionMs;
     ASSERT_TRUE(test_.Open().ok());
     api_ = std::make_unique<JobApi>(test_.store.get(), [this](const v1::GenerateRequest& request) {
       return loopback_.frontend->Check(request);
@@ -284,6 +287,11 @@ TEST_F(JobBackendTest, FilesAndBatchesOverHttp) {
   EXPECT_EQ(answer["custom_id"], "c5");
   EXPECT_EQ(answer["response"]["status_code"], 200);
   EXPECT_EQ(answer["response"]["body"]["usage"]["completion_tokens"], 4);
+  const auto output_file = nlohmann::json::parse(Http("GET", "/v1/files/" + output)->body);
+  EXPECT_EQ(output_file["expires_at"].get<int64_t>(),
+            output_file["created_at"].get<int64_t>() + kRetentionMs / 1000);
+  EXPECT_TRUE(
+      nlohmann::json::parse(Http("GET", "/v1/files/" + file_id)->body)["expires_at"].is_null());
   const auto error = nlohmann::json::parse(Http("GET", "/v1/files/" + errors + "/content")->body);
   EXPECT_EQ(error["error"]["line"], 2);
   EXPECT_TRUE(error["response"].is_null());

@@ -26,10 +26,12 @@ class StreamStoreTest : public ::testing::Test {
   }
 
   // The store is closed first, as a new process would find it.
-  absl::Status Open(int64_t most_pages = 0) {
+  absl::Status Open(int64_t most_pages = 0, int64_t most_streams = 0) {
     store_.reset();
-    auto opened = StreamStore::Open(
-        {.path = path(), .now_ms = [this] { return now_ms_; }, .most_pages = most_pages});
+    auto opened = StreamStore::Open({.path = path(),
+                                     .now_ms = [this] { return now_ms_; },
+                                     .most_pages = most_pages,
+                                     .most_streams = most_streams});
     if (opened.ok()) store_ = *std::move(opened);
     return opened.status();
   }
@@ -60,6 +62,19 @@ class StreamStoreTest : public ::testing::Test {
   int64_t now_ms_ = 1000;
   std::unique_ptr<StreamStore> store_;
 };
+
+TEST_F(StreamStoreTest, ATenantHasAsManyAsItMay) {
+  ASSERT_TRUE(Open(0, 2).ok());
+  const int64_t first = store_->Add({"anna", "one"}, RequestOf("one"), "model").value();
+  ASSERT_TRUE(store_->Add({"anna", "two"}, RequestOf("two"), "model").ok());
+  const absl::Status refused = store_->Add({"anna", "three"}, RequestOf("three"), "model").status();
+  EXPECT_TRUE(absl::IsResourceExhausted(refused)) << refused;
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("at most 2"));
+  EXPECT_TRUE(absl::IsAlreadyExists(store_->Add({"anna", "one"}, RequestOf("one"), "m").status()));
+  EXPECT_TRUE(store_->Add({"ben", "one"}, RequestOf("one"), "model").ok());
+  ASSERT_TRUE(store_->Remove(first).ok());
+  EXPECT_TRUE(store_->Add({"anna", "three"}, RequestOf("three"), "model").ok());
+}
 
 TEST_F(StreamStoreTest, KeepsWhatIsAddedOverARestart) {
   const int64_t key = store_->Add({"anna", "one"}, RequestOf("one"), "model").value();
