@@ -10,13 +10,12 @@
 namespace whalepod::cpu {
 namespace {
 
-// Looks before a thread sleeps: the first ones are short, the others give the core to whoever wants
-// it. A few hundred microseconds in all: longer than the gaps between the ops of a step and than
-// what one thread is ahead of another. Waking a thread that sleeps takes tens of microseconds on a
-// virtual machine, and a step has a hundred ops.
+// Before a thread sleeps it looks: a few times at once, then, giving the core to whoever wants it
+// between two looks, for longer than the gaps between ops and steps and than what one thread is
+// ahead of another. Waking a thread that sleeps takes tens of microseconds on a virtual machine,
+// and a step has a hundred ops.
 constexpr int kPauses = 256;
-constexpr int kYields = 512;
-constexpr std::chrono::milliseconds kYieldTime(2);  // whoever else wants the core
+constexpr std::chrono::milliseconds kYieldTime(2);
 
 void Pause() {
 #if defined(__x86_64__)
@@ -60,34 +59,41 @@ void ThreadPool::AwaitChange(std::atomic<uint32_t>& word, uint32_t old) {
     Pause();
   }
   const auto start = std::chrono::steady_clock::now();
-  for (int i = 0; i < kYields && std::chrono::steady_clock::now() - start < kYieldTime; ++i) {
+  while (std::chrono::steady_clock::now() - start < kYieldTime) {
     if (word.load(std::memory_order_acquire) != old) return;
     sched_yield();
   }
   word.wait(old, std::memory_order_acquire);
 }
 
-bool ThreadPool::Take(Share& share, int64_t* piece) {
+bool ThreadPool::Take(Share& share, End end, int64_t* piece) {
+  constexpr uint64_t kOneLess = uint64_t{1} << 32;
   uint64_t left = share.left.load(std::memory_order_relaxed);
+  uint64_t rest;
   do {
     if (static_cast<uint32_t>(left) == left >> 32) return false;
+    rest = end == End::kFirst ? left + 1 : left - kOneLess;
     // A word of an earlier loop with the same pieces is as good: what counts is that it is current.
-  } while (!share.left.compare_exchange_weak(left, left + 1, std::memory_order_acquire,
+  } while (!share.left.compare_exchange_weak(left, rest, std::memory_order_acquire,
                                              std::memory_order_relaxed));
-  *piece = static_cast<uint32_t>(left);
+  *piece = static_cast<int64_t>(end == End::kFirst ? left & (kOneLess - 1) : rest >> 32);
   return true;
 }
 
-void ThreadPool::RunPieces(int thread) {
-  for (int i = 0; i < threads_; ++i) {
-    int64_t piece;
-    while (Take(shares_[(thread + i) % threads_], &piece)) {
-      const int64_t chunks = (n_ + grain_ - 1) / grain_;
-      const int64_t begin = chunks * piece / pieces_ * grain_;
-      const int64_t end = std::min(chunks * (piece + 1) / pieces_ * grain_, n_);
-      fn_(context_, begin, end, thread);
-      done_.fetch_add(1, std::memory_order_release);
-    }
+void ThreadPool::RunPiece(int64_t piece, int thread) {
+  const int64_t chunks = (n_ + grain_ - 1) / grain_;
+  const int64_t begin = chunks * piece / pieces_ * grain_;
+  const int64_t end = std::min(chunks * (piece + 1) / pieces_ * grain_, n_);
+  fn_(context_, begin, end, thread);
+  done_.fetch_add(1, std::memory_order_release);
+}
+
+void ThreadPool::RunPieces(int thread) noexcept {
+  int64_t piece;
+  while (Take(shares_[thread], End::kFirst, &piece)) RunPiece(piece, thread);
+  // Others go on with what comes next for them, and so one after the other through memory.
+  for (int i = 1; i < threads_; ++i) {
+    while (Take(shares_[(thread + i) % threads_], End::kLast, &piece)) RunPiece(piece, thread);
   }
 }
 

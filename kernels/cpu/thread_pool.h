@@ -28,7 +28,7 @@ class ThreadPool {
   // Calls fn(begin, end, thread) for disjoint ranges that cover [0, n), borders at multiples of
   // `grain`; at most kPiecesPerThread times as many ranges as threads. Returns when all are done.
   // Runs inline when there is one thread or one range. Not reentrant: `fn` must not call
-  // ParallelFor.
+  // ParallelFor. Nor may it throw.
   template <typename Fn>
   void ParallelFor(int64_t n, int64_t grain, const Fn& fn) {
     Run(
@@ -61,15 +61,18 @@ class ThreadPool {
 
   void Run(int64_t n, int64_t grain, RangeFn fn, const void* context);
   // Runs pieces until all are begun, those of its own share first.
-  void RunPieces(int thread);
-  // Begins a piece of `share`; false if none is left.
-  static bool Take(Share& share, int64_t* piece);
+  void RunPieces(int thread) noexcept;
+  void RunPiece(int64_t piece, int thread);
+  enum class End { kFirst, kLast };
+  // Begins the first or last piece that is left of `share`; false if none is.
+  static bool Take(Share& share, End end, int64_t* piece);
   void WorkerLoop(int thread);
   // Waits until `word` differs from `old`: looks for a while, then sleeps.
   static void AwaitChange(std::atomic<uint32_t>& word, uint32_t old);
 
   const int threads_;
   std::vector<Buffer> thread_scratch_;
+  std::vector<Share> shares_;  // of each thread
   std::vector<std::thread> workers_;
 
   // The current loop. Written before its shares are; read by who has taken a piece, without which
@@ -82,7 +85,6 @@ class ThreadPool {
   std::atomic<bool> stop_{false};
   alignas(64) std::atomic<uint32_t> generation_{0};
   alignas(64) std::atomic<uint32_t> done_{0};  // pieces that are done, over all loops
-  std::vector<Share> shares_;
 };
 
 }  // namespace whalepod::cpu
