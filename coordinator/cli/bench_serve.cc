@@ -20,6 +20,7 @@
 #include "coordinator/cli/client.h"
 #include "coordinator/cli/client_flags.h"
 #include "coordinator/cli/commands.h"
+#include "coordinator/cli/grpc_target.h"
 #include "coordinator/cli/prompts.h"
 
 namespace whalepod {
@@ -47,37 +48,6 @@ struct Flags : EndpointFlag {
   std::string save_result, html;
 };
 
-class GrpcTarget final : public LoadTarget {
- public:
-  GrpcTarget(const std::string& endpoint, const std::string& api_key)
-      : client_(endpoint, api_key) {}
-  Client& client() { return client_; }
-
-  void Run(const v1::GenerateRequest& request, const LoadClock& clock,
-           LoadRecord* record) override {
-    const auto on_tokens = [&](const v1::GenerateResponse::Tokens& tokens) {
-      if (tokens.tokens_size() > 0) record->chunks.push_back(clock.Now());
-    };
-    const absl::StatusOr<Client::Answer> answer = client_.Generate(request, on_tokens);
-    absl::Status status = answer.status();
-    if (status.ok() && record->chunks.empty()) {
-      status = absl::InternalError("a request ended without a token");
-    }
-    if (!status.ok()) {
-      record->failure = absl::StatusCodeToString(status.code());
-      record->message = std::string(status.message());
-      return;
-    }
-    const v1::Usage& usage = answer->choices.front().finished.usage();
-    record->input_tokens = usage.prompt_tokens();
-    record->output_tokens = usage.completion_tokens();
-    record->counted_by_server = true;
-  }
-
- private:
-  Client client_;
-};
-
 struct Target {
   std::unique_ptr<LoadTarget> target;
   uint32_t vocab_size = 0;
@@ -95,10 +65,11 @@ absl::StatusOr<Target> Connect(const Flags& flags) {
     const std::string model = http->model();
     return Target{std::move(http), kCommonIds, model};
   }
-  auto grpc = std::make_unique<GrpcTarget>(flags.endpoint, flags.api_key);
-  RETURN_IF_ERROR(grpc->client().WaitReady(wait));
-  ASSIGN_OR_RETURN(const v1::GetModelResponse model, grpc->client().GetModel());
-  return Target{std::move(grpc), model.vocab_size(), model.model()};
+  Client client(flags.endpoint, flags.api_key);
+  RETURN_IF_ERROR(client.WaitReady(wait));
+  ASSIGN_OR_RETURN(const v1::GetModelResponse model, client.GetModel());
+  return Target{std::make_unique<GrpcTarget>(flags.endpoint, flags.api_key), model.vocab_size(),
+                model.model()};
 }
 
 // As many as are timed, then those to warm up with.

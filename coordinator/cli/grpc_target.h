@@ -1,0 +1,25 @@
+// A deployment's InferenceService as the target of a load.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "coordinator/cli/bench/load.h"
+#include "whalepod/v1/inference.grpc.pb.h"
+
+namespace whalepod {
+
+class GrpcTarget final : public LoadTarget {
+ public:
+  // api_key: what the deployment asks for; empty: none.
+  GrpcTarget(const std::string& endpoint, const std::string& api_key);
+
+  // Messages are read where gRPC receives them: the thread that called sleeps until the end. So a
+  // token costs the load no switch to a thread of its own.
+  void Run(const v1::GenerateRequest& request, const LoadClock& clock, LoadRecord* record) override;
+
+ private:
+  const std::unique_ptr<v1::InferenceService::Stub> stub_;
+};
+
+}  // namespace whalepod
