@@ -105,7 +105,7 @@ void AddPlaces(CLI::App& app, ServeOptions& o) {
       "seconds that a resumable request is kept, or goes on, while nobody reads it")
       ->check(CLI::Range(0.001, 1e9));
   Add(app, "--max-resumable", o.max_resumable,
-      "resumable requests that are kept of one API key; 0: no limit");
+      "resumable requests that are kept of one API key, or, without keys, in all; 0: no limit");
   Add(app, "--jobs-in-flight", o.jobs_in_flight, "items of jobs that the engine has at once")
       ->check(CLI::Range(1, 1 << 16));
   const auto seconds = CLI::Range(0.001, 1e6);

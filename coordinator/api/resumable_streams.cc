@@ -127,15 +127,20 @@ absl::StatusOr<std::shared_ptr<ResumableStream>> ResumableStreams::Start(
   const StreamId id{caller, request.request_id()};
 
   std::lock_guard beginning(begin_mu_);
-  ASSIGN_OR_RETURN(const int64_t key, store_->Add(id, request, admitted.model->identity));
+  const absl::StatusOr<int64_t> key = store_->Add(id, request, admitted.model->identity);
+  if (absl::IsOutOfRange(key.status())) {
+    return WithRetryDelay(absl::ResourceExhaustedError(key.status().message()),
+                          "TOO_MANY_RESUMABLE", kRetryMs);
+  }
+  RETURN_IF_ERROR(key.status());
   auto stream = std::make_shared<ResumableStream>(frontend_->clock());
   Generate(std::move(admitted), *std::exchange(*record, std::nullopt), id, stream);
   if (absl::Status refused = stream->interrupted(); !refused.ok()) {
-    RETURN_IF_ERROR(store_->Remove(key));
+    RETURN_IF_ERROR(store_->Remove(*key));
     return refused;
   }
   std::lock_guard lock(mu_);
-  active_[id] = {.key = key, .saved = 0, .stream = stream};
+  active_[id] = {.key = *key, .saved = 0, .stream = stream};
   return stream;
 }
 

@@ -49,7 +49,8 @@ class ResumableStreams {
   // Those below wait for the disk, and encode text.
 
   // A new one. Errors as Frontend::Generate's; INVALID_ARGUMENT for what cannot be resumed,
-  // ALREADY_EXISTS for a request id in use. `record`: of the request, since its arrival.
+  // ALREADY_EXISTS for a request id in use, RESOURCE_EXHAUSTED (TOO_MANY_RESUMABLE) if the caller
+  // has as many as are kept. `record`: of the request, since its arrival.
   absl::StatusOr<std::shared_ptr<ResumableStream>> Begin(v1::GenerateRequest request,
                                                          const std::string& caller,
                                                          RequestRecord record);

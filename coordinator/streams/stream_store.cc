@@ -44,9 +44,9 @@ absl::Status StreamStore::CheckRoom(const std::string& tenant) {
   Database::Query query = database_->Prepare("SELECT COUNT(*) FROM streams WHERE tenant=?");
   RETURN_IF_ERROR(query.Bind(tenant).Next().status());
   if (query.Int(0) < options_.most_streams) return absl::OkStatus();
-  return absl::ResourceExhaustedError(absl::StrCat(
-      query.Int(0), " resumable requests of this API key are kept, at most ", options_.most_streams,
-      ": an answer is dropped some time after it was last read (--resume-window)"));
+  return absl::OutOfRangeError(absl::StrCat(
+      query.Int(0), " resumable requests are kept, at most ", options_.most_streams,
+      " (--max-resumable): one is dropped some time after it was last read (--resume-window)"));
 }
 
 absl::StatusOr<int64_t> StreamStore::Add(const StreamId& id, const v1::GenerateRequest& request,

@@ -54,8 +54,8 @@ class StreamStore {
   // them.
   static absl::StatusOr<std::unique_ptr<StreamStore>> Open(const Options& options);
 
-  // Its key; it is on disk then. ALREADY_EXISTS if there is one of this id, RESOURCE_EXHAUSTED if
-  // the tenant has as many as it may.
+  // Its key; it is on disk then. ALREADY_EXISTS if there is one of this id, OUT_OF_RANGE if the
+  // tenant has as many as it may.
   absl::StatusOr<int64_t> Add(const StreamId& id, const v1::GenerateRequest& request,
                               const std::string& model);
   // All or none.

@@ -197,6 +197,17 @@ class RestartTest(unittest.TestCase):
             self.assertEqual(caught.exception.code(), grpc.StatusCode.FAILED_PRECONDITION)
             self.assertIn("--state-dir", caught.exception.details())
 
+    def test_more_than_are_kept_are_refused(self):
+        with tempfile.TemporaryDirectory() as folder, Deployment(
+                "--state-dir", folder, "--max-resumable", "1") as deployment:
+            request = deployment.client.request(PROMPT, max_tokens=2)
+            request.resumable = True
+            list(deployment.client.stub.Generate(request, timeout=PATIENCE))
+            with self.assertRaises(grpc.RpcError) as caught:
+                list(deployment.client.stub.Generate(request, timeout=PATIENCE))
+            self.assertEqual(caught.exception.code(), grpc.StatusCode.RESOURCE_EXHAUSTED)
+            self.assertIn("--max-resumable", caught.exception.details())
+
 
 if __name__ == "__main__":
     unittest.main()

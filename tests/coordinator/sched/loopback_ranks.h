@@ -6,6 +6,7 @@
 #include <deque>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <thread>
 #include <utility>
 
@@ -41,6 +42,11 @@ class LoopbackRanks : public StepSender {
     hold_ = hold;
     wake_.notify_all();
   }
+  // Answers so many steps more, then as Hold(true).
+  void HoldAfter(uint64_t steps) {
+    std::lock_guard lock(mu_);
+    hold_after_ = steps;
+  }
   // Until so many steps wait here.
   bool WaitQueued(size_t steps) {
     std::unique_lock lock(mu_);
@@ -65,6 +71,11 @@ class LoopbackRanks : public StepSender {
     while (true) {
       wake_.wait(lock, [this] { return stopping_ || (!hold_ && !queue_.empty()); });
       if (stopping_) return;
+      if (hold_after_.has_value() && (*hold_after_)-- == 0) {
+        hold_after_.reset();
+        hold_ = true;
+        continue;
+      }
       const v1::StepPlan step = queue_.front();
       lock.unlock();
       auto groups = worker_.Run(step);
@@ -84,6 +95,7 @@ class LoopbackRanks : public StepSender {
   size_t most_queued_ = 0;
   uint64_t steps_ = 0;
   bool hold_ = false;
+  std::optional<uint64_t> hold_after_;
   bool stopping_ = false;
   std::thread thread_;
 };
