@@ -9,18 +9,15 @@
 
 namespace whalepod::cpu::WHALEPOD_ISA {
 
-// Rows and positions advance in blocks of 4 x 4. A path with 32 registers keeps all 16 sums in
-// them; others do four passes of 2 x 2.
+// Scores are made in blocks of 16: R rows x P positions. A path with 32 registers keeps all 16 sums
+// in them; others do four passes of 2 x 2. Weighted sums of values take R rows at a time.
 #if defined(WHALEPOD_ISA_AVX512)
-constexpr int kScoreSide = 4;
-constexpr int kValueVectors = 4;
+constexpr bool kWholeBlocks = true;
+constexpr int kValueSums = 16;
 #else
-constexpr int kScoreSide = 2;
-constexpr int kValueVectors = 1;
+constexpr bool kWholeBlocks = false;
+constexpr int kValueSums = 4;
 #endif
-
-// Positions whose keys or values are held as F32 at once: what the first-level cache takes.
-constexpr int kTilePositions = 16;
 
 WHALEPOD_INLINE int64_t RoundUp(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 WHALEPOD_INLINE int64_t Smaller(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -65,25 +62,23 @@ WHALEPOD_INLINE void PrefetchRow(const LatentCache& cache, const int32_t* table,
   for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(row + i, 0, 3);
 }
 
-// One block of rows in one thread's scratch. `rows` is a multiple of 4; unused rows are zero.
+// One block of rows in one thread's scratch. `rows` is a multiple of the R that is used; unused
+// rows are zero.
 struct RowBlock {
   int64_t rows = 0;
-  int64_t key_width = 0;       // of a query and a key, rounded up to 16, the rest zero
-  int64_t value_width = 0;     // of a value, rounded up to 16, the rest anything
+  int64_t key_width = 0;       // of a query, rounded up to 16, the rest zero
+  int64_t value_width = 0;     // of a weighted sum, rounded up to 16, the rest anything
   float* queries = nullptr;    // [rows, key_width]
-  float* tile = nullptr;       // [kTilePositions, max of both widths]
   float* sums = nullptr;       // [rows, value_width]: weighted sums of values
   float* totals = nullptr;     // [rows]: sums of p
   int64_t* visible = nullptr;  // [rows]: positions row r sees, ascending with r; 0 for unused rows
   float* scores = nullptr;     // [rows, ld]
-  int64_t ld = 0;              // positions rounded up to kTilePositions
+  int64_t ld = 0;              // positions rounded up to a whole tile
 };
 
 WHALEPOD_INLINE int64_t RowBlockBytes(int64_t rows, int64_t key_width, int64_t value_width) {
-  const int64_t keys = RoundUp(key_width, 16);
-  const int64_t values = RoundUp(value_width, 16);
-  const int64_t tile = kTilePositions * (keys > values ? keys : values);
-  return (rows * (keys + values + 16) + tile) * static_cast<int64_t>(sizeof(float));
+  return rows * (RoundUp(key_width, 16) + RoundUp(value_width, 16) + 16) *
+         static_cast<int64_t>(sizeof(float));
 }
 
 // Lays a block out in `memory` of RowBlockBytes(); scores are the caller's.
@@ -97,7 +92,6 @@ WHALEPOD_INLINE RowBlock CarveRowBlock(void* memory, int64_t rows, int64_t key_w
   b.totals = reinterpret_cast<float*>(b.visible + rows);
   b.queries = static_cast<float*>(memory) + rows * 16;
   b.sums = b.queries + rows * b.key_width;
-  b.tile = b.sums + rows * b.value_width;
   b.scores = scores;
   b.ld = ld;
   return b;
@@ -105,44 +99,88 @@ WHALEPOD_INLINE RowBlock CarveRowBlock(void* memory, int64_t rows, int64_t key_w
 
 namespace attention_internal {
 
-// sums[4 * r + p] = the lanes of rows r0 + r, positions p0 + p of the block and its tile of keys.
-template <int side>
-WHALEPOD_INLINE void ScoreLanes(const float* queries, const float* keys, int64_t width,
-                                F32x16 sums[16]) {
-  for (int r0 = 0; r0 < 4; r0 += side) {
-    for (int p0 = 0; p0 < 4; p0 += side) {
-      F32x16 sum[side][side];
-      for (int r = 0; r < side; ++r) {
-        for (int p = 0; p < side; ++p) sum[r][p] = Zero();
-      }
-      for (int64_t i = 0; i < width; i += 16) {
-        F32x16 key[side];
-        for (int p = 0; p < side; ++p) key[p] = Load(keys + (p0 + p) * width + i);
-        for (int r = 0; r < side; ++r) {
-          const F32x16 query = Load(queries + (r0 + r) * width + i);
-          for (int p = 0; p < side; ++p) sum[r][p] = Fma(query, key[p], sum[r][p]);
-        }
-      }
-      for (int r = 0; r < side; ++r) {
-        for (int p = 0; p < side; ++p) sums[4 * (r0 + r) + p0 + p] = sum[r][p];
-      }
-    }
+// Keeps the compiler from loading `v` once for each use.
+WHALEPOD_INLINE void KeepInRegister(F32x16& v) {
+#if defined(WHALEPOD_ISA_AVX512)
+  asm("" : "+v"(v.v));
+#endif
+}
+
+// sum[r][p] += query r's elements [i, i + 16) times those of key p, lane by lane.
+template <int R, int P, typename LoadKey>
+WHALEPOD_INLINE void AddProducts(const float* queries, int64_t ldq, const LoadKey& load_key,
+                                 F32x16 sum[R][P]) {
+  F32x16 key[P];
+  for (int p = 0; p < P; ++p) key[p] = load_key(p);
+  for (int r = 0; r < R; ++r) {
+    F32x16 query = Load(queries + r * ldq);
+    KeepInRegister(query);
+    for (int p = 0; p < P; ++p) sum[r][p] = Fma(query, key[p], sum[r][p]);
   }
 }
 
-// Adds p * value over positions [begin, end) of the tile to `count` rows from `row`.
-template <int count, int vectors>
-WHALEPOD_INLINE void AddValues(const RowBlock& b, int64_t row, int64_t tile0, int64_t begin,
-                               int64_t end, int64_t column) {
+// sums[stride * r + p] = the lanes of query r times key p. queries: [R, ldq], zero behind `width`.
+template <int R, int P, typename T>
+WHALEPOD_INLINE void ScoreLanes(const float* queries, int64_t ldq, const T* const* keys,
+                                int64_t width, F32x16* sums, int stride) {
+  F32x16 sum[R][P];
+  for (int r = 0; r < R; ++r) {
+    for (int p = 0; p < P; ++p) sum[r][p] = Zero();
+  }
+  int64_t i = 0;
+  for (; i + 16 <= width; i += 16) {
+    AddProducts<R, P>(
+        queries + i, ldq, [&](int p) { return Load(keys[p] + i); }, sum);
+  }
+  if (i < width) {
+    const int left = static_cast<int>(width - i);
+    AddProducts<R, P>(
+        queries + i, ldq, [&](int p) { return LoadPartial(keys[p] + i, left); }, sum);
+  }
+  for (int r = 0; r < R; ++r) {
+    for (int p = 0; p < P; ++p) sums[stride * r + p] = sum[r][p];
+  }
+}
+
+// Scores of R rows from `row` against P keys at positions from `position`.
+template <int R, int P, typename T>
+WHALEPOD_INLINE void ScoreBlock(const RowBlock& b, int64_t row, int64_t position,
+                                const T* const* keys, int64_t width, float scale) {
+  static_assert(R * P == 16);
+  constexpr int kR = kWholeBlocks ? R : 2, kP = kWholeBlocks ? P : 2;
+  F32x16 lanes[16];
+  for (int r = 0; r < R; r += kR) {
+    for (int p = 0; p < P; p += kP) {
+      ScoreLanes<kR, kP>(b.queries + (row + r) * b.key_width, b.key_width, keys + p, width,
+                         lanes + P * r + p, P);
+    }
+  }
+  float scores[16];
+  Store(scores, ReduceTree16(lanes) * Set(scale));
+  for (int r = 0; r < R; ++r) {
+    __builtin_memcpy(b.scores + (row + r) * b.ld + position, scores + P * r, P * sizeof(float));
+  }
+}
+
+// Adds p * value over positions [begin, end) of the tile to `count` rows from `row`: 16 * vectors
+// columns from `column`, of which the values have `width`.
+template <int count, int vectors, typename T>
+WHALEPOD_INLINE void AddValues(const RowBlock& b, int64_t row, int64_t tile0,
+                               const T* const* values, int64_t begin, int64_t end, int64_t column,
+                               int64_t width) {
   F32x16 sum[count][vectors];
   float* sums = b.sums + row * b.value_width + column;
   const float* p = b.scores + row * b.ld + tile0;
   for (int r = 0; r < count; ++r) {
     for (int v = 0; v < vectors; ++v) sum[r][v] = Load(sums + r * b.value_width + 16 * v);
   }
+  const bool whole = column + 16 * vectors <= width;
   for (int64_t j = begin; j < end; ++j) {
     F32x16 value[vectors];
-    for (int v = 0; v < vectors; ++v) value[v] = Load(b.tile + j * b.value_width + column + 16 * v);
+    for (int v = 0; v < vectors; ++v) {
+      const T* from = values[j] + column + 16 * v;
+      value[v] = whole ? Load(from) : LoadPartial(from, static_cast<int>(width - column - 16 * v));
+    }
     for (int r = 0; r < count; ++r) {
       const F32x16 weight = Set(p[r * b.ld + j]);
       for (int v = 0; v < vectors; ++v) sum[r][v] = Fma(weight, value[v], sum[r][v]);
@@ -153,16 +191,18 @@ WHALEPOD_INLINE void AddValues(const RowBlock& b, int64_t row, int64_t tile0, in
   }
 }
 
-template <int count>
-WHALEPOD_INLINE void AddPositions(const RowBlock& b, int64_t row, int64_t tile0, int64_t begin,
+template <int count, typename T>
+WHALEPOD_INLINE void AddPositions(const RowBlock& b, int64_t row, int64_t tile0,
+                                  const T* const* values, int64_t width, int64_t begin,
                                   int64_t end) {
   if (begin >= end) return;
+  constexpr int kVectors = kValueSums / count > 4 ? 4 : kValueSums / count;
   int64_t column = 0;
-  for (; column + 16 * kValueVectors <= b.value_width; column += 16 * kValueVectors) {
-    AddValues<count, kValueVectors>(b, row, tile0, begin, end, column);
+  for (; column + 16 * kVectors <= width; column += 16 * kVectors) {
+    AddValues<count, kVectors>(b, row, tile0, values, begin, end, column, width);
   }
-  for (; column < b.value_width; column += 16) {
-    AddValues<count, 1>(b, row, tile0, begin, end, column);
+  for (; column < width; column += 16) {
+    AddValues<count, 1>(b, row, tile0, values, begin, end, column, width);
   }
   const float* p = b.scores + row * b.ld + tile0;
   float total[count];
@@ -175,24 +215,19 @@ WHALEPOD_INLINE void AddPositions(const RowBlock& b, int64_t row, int64_t tile0,
 
 }  // namespace attention_internal
 
-// Scores of all rows against the tile of keys [kTilePositions, key_width] at positions tile0.. .
-// Positions a row can't see get a score that nothing reads. Calls between() after each block of
-// scores.
-template <typename Fn>
-WHALEPOD_INLINE void ScoreTile(const RowBlock& b, int64_t tile0, float scale, const Fn& between) {
-  for (int64_t r = 0; r < b.rows; r += 4) {
+// Scores of all rows against the keys [count][width] of positions tile0.. . Positions a row can't
+// see get a score that nothing reads; keys: `count` rounded up to P. Calls between() after each
+// block of scores.
+template <int R, int P, typename T, typename Fn>
+WHALEPOD_INLINE void ScoreTile(const RowBlock& b, int64_t tile0, int64_t count,
+                               const T* const* keys, int64_t width, float scale,
+                               const Fn& between) {
+  for (int64_t row = 0; row < b.rows; row += R) {
     bool seen = false;
-    for (int64_t i = r; i < r + 4; ++i) seen = seen || b.visible[i] > tile0;
+    for (int64_t r = row; r < row + R; ++r) seen = seen || b.visible[r] > tile0;
     if (!seen) continue;
-    for (int64_t p = 0; p < kTilePositions; p += 4) {
-      F32x16 lanes[16];
-      attention_internal::ScoreLanes<kScoreSide>(b.queries + r * b.key_width,
-                                                 b.tile + p * b.key_width, b.key_width, lanes);
-      float scores[16];
-      Store(scores, ReduceTree16(lanes) * Set(scale));
-      for (int i = 0; i < 4; ++i) {
-        __builtin_memcpy(b.scores + (r + i) * b.ld + tile0 + p, scores + 4 * i, 4 * sizeof(float));
-      }
+    for (int64_t p = 0; p < count; p += P) {
+      attention_internal::ScoreBlock<R, P>(b, row, tile0 + p, keys + p, width, scale);
       between();
     }
   }
@@ -218,16 +253,18 @@ WHALEPOD_INLINE void SoftmaxRows(const RowBlock& b) {
   }
 }
 
-// Adds the tile of values [kTilePositions, value_width] at positions tile0.. . Rows four at a time
-// over the positions all four see, then each alone over what only it sees.
-WHALEPOD_INLINE void AddValueTile(const RowBlock& b, int64_t tile0) {
-  for (int64_t row = 0; row < b.rows; row += 4) {
+// Adds the values [count][width] of positions tile0.. . R rows at a time over the positions all of
+// them see, then each alone over what only it sees.
+template <int R, typename T>
+WHALEPOD_INLINE void AddValueTile(const RowBlock& b, int64_t tile0, int64_t count,
+                                  const T* const* values, int64_t width) {
+  for (int64_t row = 0; row < b.rows; row += R) {
     const int64_t shared = b.visible[row] - tile0;
-    const int64_t common = shared < 0 ? 0 : Smaller(shared, kTilePositions);
-    attention_internal::AddPositions<4>(b, row, tile0, 0, common);
-    for (int64_t r = row + 1; r < row + 4; ++r) {
-      const int64_t own = Smaller(b.visible[r] - tile0, kTilePositions);
-      attention_internal::AddPositions<1>(b, r, tile0, common, own);
+    const int64_t common = shared < 0 ? 0 : Smaller(shared, count);
+    attention_internal::AddPositions<R>(b, row, tile0, values, width, 0, common);
+    for (int64_t r = row + 1; r < row + R; ++r) {
+      const int64_t own = Smaller(b.visible[r] - tile0, count);
+      attention_internal::AddPositions<1>(b, r, tile0, values, width, common, own);
     }
   }
 }

@@ -8,6 +8,9 @@ namespace {
 
 // Heads that share a tile of latents; halved while some thread would have nothing to do.
 constexpr int64_t kMaxRows = 16;
+// Positions between two looks at the block table; their latents stay in the first-level cache from
+// one head to the next.
+constexpr int64_t kTilePositions = 32;
 
 int64_t PaddedContext(int64_t context) { return RoundUp(context, kTilePositions); }
 
@@ -19,9 +22,24 @@ int64_t HeadRows(const AttentionAbsorbedArgs& args, int threads) {
   return rows;
 }
 
-// One token, one block of heads.
+// The latents of positions [tile0, tile0 + kTilePositions); behind the last visible one, that
+// again.
 template <typename T>
+struct Tile {
+  Tile(const LatentCache& cache, const int32_t* table, int64_t tile0, int64_t visible)
+      : count(Smaller(kTilePositions, visible - tile0)) {
+    for (int64_t j = 0; j < kTilePositions; ++j) {
+      rows[j] = j < count ? CacheRow<T>(cache, table, tile0 + j) : rows[count - 1];
+    }
+  }
+  const int64_t count;
+  const T* rows[kTilePositions];
+};
+
+// One token, one block of heads. A latent is widened in registers, for R heads at a time.
+template <int R, typename T>
 void Attend(const AttentionAbsorbedArgs& args, int64_t token, int64_t head0, RowBlock& b) {
+  constexpr int kP = 16 / R;
   const int64_t width = args.lora + args.rope;
   const int64_t visible = args.positions[token] + int64_t{1};
   const int64_t heads = Smaller(b.rows, args.heads - head0);
@@ -33,18 +51,13 @@ void Attend(const AttentionAbsorbedArgs& args, int64_t token, int64_t head0, Row
     FillZero(r < heads ? row + width : row, row + b.key_width);
   }
   const int32_t* table = args.block_tables[token];
-  const int64_t score_blocks = b.rows / 4 * (kTilePositions / 4);
+  const int64_t score_blocks = b.rows / R * (kTilePositions / kP);
   for (int64_t tile0 = 0; tile0 < visible; tile0 += kTilePositions) {
-    for (int64_t j = 0; j < kTilePositions; ++j) {
-      float* row = b.tile + j * b.key_width;
-      const bool exists = tile0 + j < visible;
-      if (exists) Widen(CacheRow<T>(args.cache, table, tile0 + j), width, row);
-      FillZero(exists ? row + width : row, row + b.key_width);
-    }
+    const Tile<T> tile(args.cache, table, tile0, visible);
     // Rows of the next tile are asked for between the scores of this one. All at once they would
     // wait for each other: a core has few reads open.
     int64_t next = tile0 + kTilePositions;
-    ScoreTile(b, tile0, args.scale, [&] {
+    ScoreTile<R, kP>(b, tile0, tile.count, tile.rows, width, args.scale, [&] {
       for (int64_t i = 0; i < kTilePositions; i += score_blocks, ++next) {
         PrefetchRow<T>(args.cache, table, next, visible, width);
       }
@@ -52,11 +65,13 @@ void Attend(const AttentionAbsorbedArgs& args, int64_t token, int64_t head0, Row
   }
   SoftmaxRows(b);
   for (int64_t tile0 = 0; tile0 < visible; tile0 += kTilePositions) {
-    const int64_t count = Smaller(kTilePositions, visible - tile0);
-    for (int64_t j = 0; j < count; ++j) {
-      Widen(CacheRow<T>(args.cache, table, tile0 + j), args.lora, b.tile + j * b.value_width);
+    const Tile<T> tile(args.cache, table, tile0, visible);
+    // By now in the second-level cache, and there is no order in which the hardware would foresee
+    // it.
+    for (int64_t j = 0; j < kTilePositions; ++j) {
+      PrefetchRow<T>(args.cache, table, tile0 + kTilePositions + j, visible, args.lora);
     }
-    AddValueTile(b, tile0);
+    AddValueTile<R>(b, tile0, tile.count, tile.rows, args.lora);
   }
   T* out = static_cast<T*>(args.out) + token * args.ldo + head0 * args.lora;
   for (int64_t r = 0; r < heads; ++r) FinishRow(b, r, args.lora, out + r * args.lora);
@@ -77,7 +92,11 @@ void Run(const AttentionAbsorbedArgs& args, ThreadPool& pool) {
         pool.ThreadScratch(thread, RowBlockBytes(rows, key_width, args.lora)), rows, key_width,
         args.lora, static_cast<float*>(args.scratch) + thread * rows * ld, ld);
     for (int64_t item = begin; item < end; ++item) {
-      Attend<T>(args, item / blocks, item % blocks * rows, b);
+      if (kWholeBlocks && rows % 8 == 0) {
+        Attend<8, T>(args, item / blocks, item % blocks * rows, b);
+      } else {
+        Attend<4, T>(args, item / blocks, item % blocks * rows, b);
+      }
     }
   });
 }

@@ -10,6 +10,8 @@ namespace {
 constexpr int64_t kQueryRows = 32;
 // Heads whose keys and values are in memory at once; fewer if there are fewer threads.
 constexpr int64_t kHeads = 4;
+// Positions whose keys or values are held as F32 at once: what the first-level cache takes.
+constexpr int64_t kTilePositions = 16;
 // Positions expanded by one product.
 constexpr int64_t kExpandRows = 1024;
 
@@ -89,40 +91,54 @@ void LoadQueries(const AttentionExpandedArgs& args, int64_t head, int64_t token0
   }
 }
 
+// Keys or values of a tile as F32: its rows.
+struct Tile {
+  Tile(float* memory, int64_t width) {
+    for (int64_t j = 0; j < kTilePositions; ++j) rows[j] = memory + j * RoundUp(width, 16);
+  }
+  static int64_t Bytes(int64_t width) {
+    return kTilePositions * RoundUp(width, 16) * static_cast<int64_t>(sizeof(float));
+  }
+  float* rows[kTilePositions];
+};
+
 template <typename T>
 void LoadKeyTile(const AttentionExpandedArgs& args, const T* keys, int64_t tile0, int64_t visible,
-                 const RowBlock& b) {
+                 const Tile& tile) {
+  const int64_t width = args.nope + args.rope;
   for (int64_t j = 0; j < kTilePositions; ++j) {
-    float* row = b.tile + j * b.key_width;
+    float* row = tile.rows[j];
     const int64_t p = tile0 + j;
     if (p >= visible) {
-      FillZero(row, row + b.key_width);
+      FillZero(row, row + width);
       continue;
     }
     Widen(keys + p * args.nope, args.nope, row);
     Widen(CacheRow<T>(args.cache, args.block_table, p) + args.lora, args.rope, row + args.nope);
-    FillZero(row + args.nope + args.rope, row + b.key_width);
   }
 }
 
 // One head, one block of queries.
 template <typename T>
 void Attend(const AttentionExpandedArgs& args, int64_t head, int64_t token0, const T* keys,
-            const T* values, RowBlock& b) {
+            const T* values, float* tile_memory, RowBlock& b) {
   LoadQueries<T>(args, head, token0, b);
   const int64_t last = Smaller(token0 + b.rows, args.tokens);
   const int64_t visible = args.pos0 + last;
+  const Tile key_tile(tile_memory, args.nope + args.rope);
   for (int64_t tile0 = 0; tile0 < visible; tile0 += kTilePositions) {
-    LoadKeyTile<T>(args, keys, tile0, visible, b);
-    ScoreTile(b, tile0, args.scale, [] {});
+    LoadKeyTile<T>(args, keys, tile0, visible, key_tile);
+    ScoreTile<4, 4>(b, tile0, kTilePositions, key_tile.rows, args.nope + args.rope, args.scale,
+                    [] {});
   }
   SoftmaxRows(b);
+  const Tile value_tile(tile_memory, args.v);
   for (int64_t tile0 = 0; tile0 < visible; tile0 += kTilePositions) {
     const int64_t count = Smaller(kTilePositions, visible - tile0);
     for (int64_t j = 0; j < count; ++j) {
-      Widen(values + (tile0 + j) * args.v, args.v, b.tile + j * b.value_width);
+      Widen(values + (tile0 + j) * args.v, args.v, value_tile.rows[j]);
     }
-    AddValueTile(b, tile0);
+    AddValueTile<4>(b, tile0, count, value_tile.rows, args.v);
   }
   for (int64_t token = token0; token < last; ++token) {
     FinishRow(b, token - token0, args.v,
@@ -138,13 +154,17 @@ void Run(const AttentionExpandedArgs& args, ThreadPool& pool) {
   const int64_t blocks = (args.tokens + rows - 1) / rows;
   const int64_t ld = PaddedContext(x.context);
   const int64_t key_width = args.nope + args.rope;
+  const int64_t block_bytes = RowBlockBytes(rows, key_width, args.v);
+  const int64_t tile_bytes = Tile::Bytes(key_width > args.v ? key_width : args.v);
   for (int64_t head0 = 0; head0 < args.heads; head0 += heads_at_once) {
     const int64_t heads = Smaller(heads_at_once, args.heads - head0);
     Expand(args, args.k_up.data() + head0, heads, args.nope, x.context, x.keys, pool);
     Expand(args, args.v_up.data() + head0, heads, args.v, x.context, x.values, pool);
     pool.ParallelFor(heads * blocks, 1, [&](int64_t begin, int64_t end, int thread) {
-      RowBlock b = CarveRowBlock(pool.ThreadScratch(thread, RowBlockBytes(rows, key_width, args.v)),
-                                 rows, key_width, args.v, x.scores + thread * rows * ld, ld);
+      char* memory = static_cast<char*>(pool.ThreadScratch(thread, block_bytes + tile_bytes));
+      auto* tile = reinterpret_cast<float*>(memory + block_bytes);
+      RowBlock b =
+          CarveRowBlock(memory, rows, key_width, args.v, x.scores + thread * rows * ld, ld);
       for (int64_t item = begin; item < end; ++item) {
         const int64_t head = item / blocks;
         // Later blocks see more: taking them from both ends evens out what a thread gets.
@@ -152,7 +172,7 @@ void Run(const AttentionExpandedArgs& args, ThreadPool& pool) {
         const int64_t block = i % 2 == 0 ? i / 2 : blocks - 1 - i / 2;
         Attend<T>(args, head0 + head, block * rows,
                   reinterpret_cast<const T*>(x.keys) + head * x.context * args.nope,
-                  reinterpret_cast<const T*>(x.values) + head * x.context * args.v, b);
+                  reinterpret_cast<const T*>(x.values) + head * x.context * args.v, tile, b);
       }
     });
   }
