@@ -60,7 +60,7 @@ struct ServeOptions {
   double step_stall = 5;
   double drain_timeout = 30;
   double resume_window = 600;
-  uint32_t max_resumable = 16384;  // kept of one API key
+  uint32_t max_resumable = 16384;  // kept of one API key; without keys, in all
 
   int ranks() const { return tensor_parallel_size * data_parallel_size; }
 };

@@ -17,6 +17,7 @@ namespace {
 constexpr std::chrono::seconds kSweepEvery(1);
 constexpr int kThreads = 2;
 constexpr size_t kMostWaiting = 256;
+constexpr uint32_t kRoomRetryMs = 10'000;  // room comes within the window, minutes
 
 int64_t Milliseconds(Duration duration) {
   return std::chrono::duration_cast<std::chrono::milliseconds>(duration).count();
@@ -130,7 +131,7 @@ absl::StatusOr<std::shared_ptr<ResumableStream>> ResumableStreams::Start(
   const absl::StatusOr<int64_t> key = store_->Add(id, request, admitted.model->identity);
   if (absl::IsOutOfRange(key.status())) {
     return WithRetryDelay(absl::ResourceExhaustedError(key.status().message()),
-                          "TOO_MANY_RESUMABLE", kRetryMs);
+                          "TOO_MANY_RESUMABLE", kRoomRetryMs);
   }
   RETURN_IF_ERROR(key.status());
   auto stream = std::make_shared<ResumableStream>(frontend_->clock());

@@ -65,11 +65,11 @@ absl::StatusOr<Target> Connect(const Flags& flags) {
     const std::string model = http->model();
     return Target{std::move(http), kCommonIds, model};
   }
-  Client client(flags.endpoint, flags.api_key);
+  const std::shared_ptr<grpc::Channel> channel = Dial(flags.endpoint, flags.api_key);
+  Client client(v1::InferenceService::NewStub(channel));
   RETURN_IF_ERROR(client.WaitReady(wait));
   ASSIGN_OR_RETURN(const v1::GetModelResponse model, client.GetModel());
-  return Target{std::make_unique<GrpcTarget>(flags.endpoint, flags.api_key), model.vocab_size(),
-                model.model()};
+  return Target{std::make_unique<GrpcTarget>(channel), model.vocab_size(), model.model()};
 }
 
 // As many as are timed, then those to warm up with.

@@ -45,7 +45,7 @@ class Client {
  public:
   // api_key: what the deployment asks for; empty: none.
   explicit Client(const std::string& endpoint, const std::string& api_key = "");
-  // A client of `stub`, for tests.
+  // A client of `stub`: over a channel that others use too, or for tests.
   explicit Client(std::unique_ptr<v1::InferenceService::StubInterface> stub);
 
   // Waits until the deployment says that it is ready. DEADLINE_EXCEEDED with the last that was

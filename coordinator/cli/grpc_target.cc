@@ -56,8 +56,8 @@ class Answer final : public grpc::ClientReadReactor<v1::GenerateResponse> {
 
 }  // namespace
 
-GrpcTarget::GrpcTarget(const std::string& endpoint, const std::string& api_key)
-    : stub_(v1::InferenceService::NewStub(Dial(endpoint, api_key))) {}
+GrpcTarget::GrpcTarget(std::shared_ptr<grpc::Channel> channel)
+    : stub_(v1::InferenceService::NewStub(std::move(channel))) {}
 
 void GrpcTarget::Run(const v1::GenerateRequest& request, const LoadClock& clock,
                      LoadRecord* record) {
@@ -65,8 +65,8 @@ void GrpcTarget::Run(const v1::GenerateRequest& request, const LoadClock& clock,
   Answer answer(clock, record);
   stub_->async()->Generate(&context, &request, &answer);
   absl::Status status = answer.Read();
-  if (status.ok() && record->chunks.empty()) {
-    status = absl::InternalError("a request ended without a token");
+  if (status.ok() && (record->chunks.empty() || !record->counted_by_server)) {
+    status = absl::InternalError("a request ended without a token, or without its usage");
   }
   if (status.ok()) return;
   record->failure = absl::StatusCodeToString(status.code());

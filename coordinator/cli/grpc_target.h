@@ -11,8 +11,7 @@ namespace whalepod {
 
 class GrpcTarget final : public LoadTarget {
  public:
-  // api_key: what the deployment asks for; empty: none.
-  GrpcTarget(const std::string& endpoint, const std::string& api_key);
+  explicit GrpcTarget(std::shared_ptr<grpc::Channel> channel);
 
   // Messages are read where gRPC receives them: the thread that called sleeps until the end. So a
   // token costs the load no switch to a thread of its own.

@@ -248,7 +248,8 @@ WHALEPOD_INLINE void SoftmaxRows(const RowBlock& b) {
       max = Max(x, max);
     }
     const F32x16 highest = Set(ReduceMax(max));
-    // Whole vectors: what lies behind the visible scores is inside the row and never read.
+    // Whole vectors: what lies behind the visible scores is inside the row, may be anything, and is
+    // of no account.
     for (int64_t i = 0; i < n; i += 16) Store(s + i, Exp(Load(s + i) - highest));
   }
 }

@@ -8,8 +8,8 @@ namespace {
 
 // Heads that share a tile of latents; halved while some thread would have nothing to do.
 constexpr int64_t kMaxRows = 16;
-// Positions between two looks at the block table; their latents stay in the first-level cache from
-// one head to the next.
+// Positions between two looks at the block table. In BF16 their latents stay in the first-level
+// cache from one block of scores to the next.
 constexpr int64_t kTilePositions = 32;
 
 int64_t PaddedContext(int64_t context) { return RoundUp(context, kTilePositions); }
@@ -78,6 +78,14 @@ void Attend(const AttentionAbsorbedArgs& args, int64_t token, int64_t head0, Row
 }
 
 template <typename T>
+void AttendRows(const AttentionAbsorbedArgs& args, int64_t token, int64_t head0, RowBlock& b) {
+  if constexpr (kWholeBlocks) {
+    if (b.rows % 8 == 0 && args.heads - head0 > 4) return Attend<8, T>(args, token, head0, b);
+  }
+  Attend<4, T>(args, token, head0, b);
+}
+
+template <typename T>
 void Run(const AttentionAbsorbedArgs& args, ThreadPool& pool) {
   int64_t context = 0;
   for (int64_t t = 0; t < args.tokens; ++t) {
@@ -92,11 +100,7 @@ void Run(const AttentionAbsorbedArgs& args, ThreadPool& pool) {
         pool.ThreadScratch(thread, RowBlockBytes(rows, key_width, args.lora)), rows, key_width,
         args.lora, static_cast<float*>(args.scratch) + thread * rows * ld, ld);
     for (int64_t item = begin; item < end; ++item) {
-      if (kWholeBlocks && rows % 8 == 0) {
-        Attend<8, T>(args, item / blocks, item % blocks * rows, b);
-      } else {
-        Attend<4, T>(args, item / blocks, item % blocks * rows, b);
-      }
+      AttendRows<T>(args, item / blocks, item % blocks * rows, b);
     }
   });
 }

@@ -31,5 +31,6 @@ void RunProduct(const ProductArgs& args, int64_t panel0, int64_t panel1, ThreadP
 
 constexpr int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr int64_t MinOf(int64_t a, int64_t b) { return a < b ? a : b; }
+constexpr int64_t MaxOf(int64_t a, int64_t b) { return a > b ? a : b; }
 
 }  // namespace whalepod::cpu::WHALEPOD_ISA

@@ -52,14 +52,17 @@ void TakeQuantised(const Shapes& s, int64_t rows, int64_t k, int64_t segments, C
 // What the attention ops ask for as scratch (AttentionExpandedScratch, AttentionAbsorbedScratch):
 // keys and values of a few heads, and each thread's scores.
 int64_t AttentionScratch(const Shapes& s) {
-  constexpr int64_t kExpandedRows = 32, kAbsorbedRows = 16, kHeadsAtOnce = 4, kTilePositions = 16;
+  constexpr int64_t kExpandedRows = 32, kExpandedTile = 16, kHeadsAtOnce = 4;
+  constexpr int64_t kAbsorbedRows = 16, kAbsorbedTile = 32;
   const int64_t threads = std::max<int64_t>(1, s.runtime.threads_per_rank());
   const int64_t heads = std::min(kHeadsAtOnce, threads);
-  const int64_t row_of_scores = threads * RoundUp(s.positions, kTilePositions) * kF32;
+  const auto scores = [&](int64_t rows, int64_t tile) {
+    return threads * rows * RoundUp(s.positions, tile) * kF32;
+  };
   const int64_t expanded = RoundUp(heads * s.positions * s.model.qk_nope_head_dim() * s.act, 64) +
                            RoundUp(heads * s.positions * s.model.v_head_dim() * s.act, 64) +
-                           std::min(kExpandedRows, RoundUp(s.tokens, 4)) * row_of_scores;
-  return std::max(expanded, kAbsorbedRows * row_of_scores);
+                           scores(std::min(kExpandedRows, RoundUp(s.tokens, 4)), kExpandedTile);
+  return std::max(expanded, scores(kAbsorbedRows, kAbsorbedTile));
 }
 
 // MlaBlock.

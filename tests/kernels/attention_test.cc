@@ -280,8 +280,11 @@ class Absorbed {
     args.scale = scale;
     args.ldo = s.heads * s.lora;
     args.out = static_cast<char*>(out->data()) + begin * args.ldo * SizeOf(type);
-    std::vector<char> scratch(static_cast<size_t>(backend.AttentionAbsorbedScratch(
-        *std::max_element(s.positions.begin() + begin, s.positions.begin() + end) + 1)));
+    // What is in it is of no account.
+    std::vector<char> scratch(
+        static_cast<size_t>(backend.AttentionAbsorbedScratch(
+            *std::max_element(s.positions.begin() + begin, s.positions.begin() + end) + 1)),
+        '\xff');
     args.scratch = scratch.data();
     args.scratch_bytes = static_cast<int64_t>(scratch.size());
     const absl::Status status = backend.AttentionAbsorbed(args);
@@ -301,7 +304,8 @@ TEST(AttentionAbsorbed, FollowsTheOrder) {
   for (const AbsorbedShape& shape :
        {AbsorbedShape{1, 16, 4, 4, {0}}, AbsorbedShape{3, 32, 8, 4, {5, 0, 31}},
         AbsorbedShape{16, 24, 6, 16, {40, 15, 16}}, AbsorbedShape{37, 33, 10, 8, {70}},
-        AbsorbedShape{5, 80, 16, 64, {100, 99, 3, 64}}}) {
+        AbsorbedShape{5, 80, 16, 64, {100, 99, 3, 64}}, AbsorbedShape{8, 32, 16, 32, {31, 32, 63}},
+        AbsorbedShape{12, 48, 16, 8, {40}}, AbsorbedShape{20, 24, 6, 16, {64, 33}}}) {
     for (DType type : {DType::kF32, DType::kBF16}) {
       SCOPED_TRACE(testing::Message() << "heads " << shape.heads << " " << Name(type));
       Absorbed attention(shape, type);

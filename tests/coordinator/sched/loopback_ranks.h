@@ -42,7 +42,7 @@ class LoopbackRanks : public StepSender {
     hold_ = hold;
     wake_.notify_all();
   }
-  // Answers so many steps more, then as Hold(true).
+  // Answers so many steps more that sample something, then as Hold(true).
   void HoldAfter(uint64_t steps) {
     std::lock_guard lock(mu_);
     hold_after_ = steps;
@@ -71,18 +71,19 @@ class LoopbackRanks : public StepSender {
     while (true) {
       wake_.wait(lock, [this] { return stopping_ || (!hold_ && !queue_.empty()); });
       if (stopping_) return;
-      if (hold_after_.has_value() && (*hold_after_)-- == 0) {
-        hold_after_.reset();
-        hold_ = true;
-        continue;
-      }
       const v1::StepPlan step = queue_.front();
       lock.unlock();
       auto groups = worker_.Run(step);
       EXPECT_TRUE(groups.ok()) << groups.status();
       if (lose_token && !(*groups)[0].tokens.empty()) (*groups)[0].tokens.pop_back();
+      const bool sampled = std::any_of(groups->begin(), groups->end(),
+                                       [](const GroupResult& g) { return !g.tokens.empty(); });
       lock.lock();
       queue_.pop_front();
+      if (sampled && hold_after_.has_value() && --*hold_after_ == 0) {
+        hold_after_.reset();
+        hold_ = true;
+      }
       lock.unlock();
       engine->OnStepDone({step.step(), *std::move(groups), worker_.TakePrompt()});
       lock.lock();

@@ -71,6 +71,7 @@ absl::Status Deployment::MakePlan() {
   request.runtime.set_max_num_batched_tokens(options_.max_tokens);
   request.runtime.set_max_model_len(options_.max_model_len);
   request.runtime.set_kv_block_tokens(options_.block_tokens);
+  request.runtime.set_threads_per_rank(options_.threads);
   const int64_t blocks_of_one =
       (options_.max_model_len + options_.block_tokens - 1) / options_.block_tokens;
   request.kv_bytes_per_host =
@@ -86,7 +87,7 @@ absl::Status Deployment::LoadRank(int rank) {
   state.part.mutable_header()->clear_ranks();
   *state.part.mutable_part() = plan_.ranks(rank);
   const v1::RankPart& part = state.part.part();
-  ASSIGN_OR_RETURN(state.backend, CreateCpuBackend({.threads = 1, .isa = options_.isa}));
+  ASSIGN_OR_RETURN(state.backend, CreateCpuBackend({.threads = options_.threads, .isa = options_.isa}));
   if (options_.wrap) state.backend = options_.wrap(std::move(state.backend));
   const Executor::Memory weights =
       Aligned(state.weight_arena, LedgerBytes(part, v1::LEDGER_KIND_WEIGHTS));

@@ -198,5 +198,22 @@ TEST(ActivationArenaTest, PlannedIsActualInEveryLayout) {
   }
 }
 
+// Few tokens a step and many threads, so that absorbed attention asks for most, and a context that
+// ends in the first half of its tile of positions.
+TEST(ActivationArenaTest, PlannedIsActualWithFewTokensAndSmallBlocks) {
+  auto random = WriteRandomCheckpoint({.fp8 = true});
+  ASSERT_TRUE(random.ok()) << random.status();
+  auto deployment = Deployment::Create({.checkpoint = *random,
+                                        .max_tokens = 4,
+                                        .max_seqs = 1,
+                                        .max_model_len = 4080,
+                                        .block_tokens = 16,
+                                        .threads = 16});
+  ASSERT_TRUE(deployment.ok()) << deployment.status();
+  const int64_t actual = (*deployment)->executor(0).activation_bytes();
+  EXPECT_GE((*deployment)->planned_activations(0), actual);
+  EXPECT_LT((*deployment)->planned_activations(0), actual + 8192);
+}
+
 }  // namespace
 }  // namespace whalepod::testing
