@@ -87,7 +87,8 @@ absl::Status Deployment::LoadRank(int rank) {
   state.part.mutable_header()->clear_ranks();
   *state.part.mutable_part() = plan_.ranks(rank);
   const v1::RankPart& part = state.part.part();
-  ASSIGN_OR_RETURN(state.backend, CreateCpuBackend({.threads = options_.threads, .isa = options_.isa}));
+  ASSIGN_OR_RETURN(state.backend,
+                   CreateCpuBackend({.threads = options_.threads, .isa = options_.isa}));
   if (options_.wrap) state.backend = options_.wrap(std::move(state.backend));
   const Executor::Memory weights =
       Aligned(state.weight_arena, LedgerBytes(part, v1::LEDGER_KIND_WEIGHTS));

@@ -31,7 +31,7 @@ struct DeploymentOptions {
   int64_t max_seqs = 16;
   int64_t max_model_len = 256;
   int64_t block_tokens = 64;
-  int threads = 1;  // of a rank
+  int threads = 1;                      // of a rank
   ForwardObserver* observer = nullptr;  // of rank 0
   IsaPath isa = IsaPath::kBest;
   // Put around each rank's backend; empty: none.
