@@ -7,8 +7,9 @@ namespace {
 // Multiply-adds worth handing to another thread.
 constexpr int64_t kGrainWork = 1 << 17;
 // Panels of one matrix that a piece should have: each widens the activations for itself, which
-// costs as much as an eighth of a panel's products. Fewer where threads would have nothing to do.
-constexpr int64_t kGrainPanels = 2;
+// costs as much as an eighth of a panel's products, more with many rows. Where there are fewer than
+// two such pieces for a thread, each thread has one.
+constexpr int64_t kGrainPanels = 8;
 
 ProductArgs BatchEntry(const MatMulArgs& args, int64_t b) {
   ProductArgs product;
@@ -32,8 +33,9 @@ void MatMul(const MatMulArgs& args, ThreadPool& pool) {
   const int64_t panels = CeilDiv(args.w[0].n, kPanelRows);
   const int64_t batch = static_cast<int64_t>(args.w.size());
   const int64_t panels_of_work = CeilDiv(kGrainWork, args.m * args.w[0].k * kPanelRows);
-  const int64_t a_thread = MaxOf(batch * panels / pool.threads(), 1);
-  const int64_t grain = MaxOf(panels_of_work, MinOf(kGrainPanels, MinOf(panels, a_thread)));
+  const int64_t a_thread = CeilDiv(batch * panels, pool.threads());
+  const int64_t least = MinOf(panels, a_thread < 2 * kGrainPanels ? a_thread : kGrainPanels);
+  const int64_t grain = MaxOf(panels_of_work, least);
   pool.ParallelFor(batch * panels, grain, [&](int64_t begin, int64_t end, int thread) {
     while (begin < end) {
       const int64_t b = begin / panels;
