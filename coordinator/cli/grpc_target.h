@@ -2,7 +2,6 @@
 #pragma once
 
 #include <memory>
-#include <string>
 
 #include "coordinator/cli/bench/load.h"
 #include "whalepod/v1/inference.grpc.pb.h"
