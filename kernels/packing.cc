@@ -1,4 +1,5 @@
-// A packed panel is the transposition of 32 rows, of units of one column (F32) or two (all others).
+// A packed panel is the transposition of 32 rows, of units of one column (F32) or two (all others);
+// E4M3 is re-encoded on the way.
 #include "kernels/packing.h"
 
 #include <cstddef>
@@ -9,6 +10,7 @@ namespace whalepod {
 namespace {
 
 // Sixteen bytes of units; compilers map them to what the processor has.
+typedef uint8_t Codes __attribute__((vector_size(16)));
 typedef uint16_t Units16 __attribute__((vector_size(16)));
 typedef uint32_t Units32 __attribute__((vector_size(16)));
 
@@ -29,22 +31,58 @@ inline void Interleave(Units32 a, Units32 b, Units32& low, Units32& high) {
   high = __builtin_shufflevector(a, b, 2, 6, 3, 7);
 }
 
-// Rows `stride` bytes apart become columns 32 units apart. Interleaving the upper with the lower
-// half of the rows moves the top bit of an element's place to the bottom; as often as a row's
-// number has bits, rows and columns have changed places.
 template <typename Unit>
-void TransposeSquare(const std::byte* src, int64_t stride, Unit* dest) {
-  using Vector = std::conditional_t<sizeof(Unit) == 2, Units16, Units32>;
+using VectorOf = std::conditional_t<sizeof(Unit) == 2, Units16, Units32>;
+
+// Rows `stride` bytes apart become columns. Interleaving the upper with the lower half of the rows
+// moves the top bit of an element's place to the bottom; as often as a row's number has bits, rows
+// and columns have changed places.
+template <typename Unit>
+inline void TransposeSquare(const std::byte* src, int64_t stride, VectorOf<Unit>* rows) {
+  using Vector = VectorOf<Unit>;
   constexpr int64_t n = kSquare<Unit>;
-  Vector rows[n], next[n];
+  Vector next[n];
   for (int64_t i = 0; i < n; ++i) std::memcpy(&rows[i], src + i * stride, sizeof(Vector));
   for (int64_t step = 1; step < n; step *= 2) {
     for (int64_t i = 0; i < n / 2; ++i) {
       Interleave(rows[i], rows[i + n / 2], next[2 * i], next[2 * i + 1]);
     }
-    std::memcpy(rows, next, sizeof(rows));
+    std::memcpy(rows, next, sizeof(next));
   }
-  for (int64_t i = 0; i < n; ++i) std::memcpy(dest + i * kPanelRows, &rows[i], sizeof(Vector));
+}
+
+// PackedE4M3 of each.
+inline Codes Encode(Codes codes) {
+  const Codes magnitude = codes & 0x7f;
+  const Codes nan = reinterpret_cast<Codes>(magnitude == 0x7f);
+  const Codes zero = reinterpret_cast<Codes>(magnitude == 0);
+  const Codes packed = (codes & 0x80) | (codes & 0x0f) << 3 | magnitude >> 4;
+  return (packed & ~(nan | zero)) | (nan & kPackedE4M3Nan);
+}
+
+// Squares of 32-bit units, side by side.
+inline void TransposeRows(const std::byte* src, int64_t stride, int64_t row, uint32_t* dest) {
+  constexpr int64_t n = kSquare<uint32_t>;
+  Units32 columns[n];
+  TransposeSquare<uint32_t>(src + row * stride, stride, columns);
+  for (int64_t i = 0; i < n; ++i) {
+    std::memcpy(dest + i * kPanelRows + row, &columns[i], sizeof(columns[i]));
+  }
+}
+// E4M3: pairs of outputs change places with those 16 further on; see PackedE4M3At.
+inline void TransposeRows(const std::byte* src, int64_t stride, int64_t row, uint16_t* dest) {
+  if (row >= 16) return;  // done with those 16 before
+  constexpr int64_t n = kSquare<uint16_t>;
+  Units16 columns[n], further[n];
+  TransposeSquare<uint16_t>(src + row * stride, stride, columns);
+  TransposeSquare<uint16_t>(src + (row + 16) * stride, stride, further);
+  for (int64_t i = 0; i < n; ++i) {
+    Units32 packed[2];
+    Interleave(reinterpret_cast<Units32>(Encode(reinterpret_cast<Codes>(columns[i]))),
+               reinterpret_cast<Units32>(Encode(reinterpret_cast<Codes>(further[i]))), packed[0],
+               packed[1]);
+    std::memcpy(dest + i * kPanelRows + 2 * row, packed, sizeof(packed));
+  }
 }
 
 // The first `units` columns, a multiple of kLine, of 32 rows.
@@ -54,8 +92,7 @@ void TransposePanel(const std::byte* src, int64_t stride, int64_t units, Unit* d
   for (int64_t line = 0; line < units; line += kLine<Unit>) {
     for (int64_t row = 0; row < kPanelRows; row += n) {
       for (int64_t unit = line; unit < line + kLine<Unit>; unit += n) {
-        TransposeSquare<Unit>(src + row * stride + unit * sizeof(Unit), stride,
-                              dest + unit * kPanelRows + row);
+        TransposeRows(src + unit * sizeof(Unit), stride, row, dest + unit * kPanelRows);
       }
     }
   }
@@ -65,14 +102,18 @@ void TransposePanel(const std::byte* src, int64_t stride, int64_t units, Unit* d
 // null (padding).
 template <typename T>
 void PackRow(const T* src, int64_t step, int64_t row, int64_t k0, int64_t k, T* dest) {
-  constexpr bool pairs = sizeof(T) < 4;
   const int64_t padded_k = (k + 1) / 2 * 2;
   T* panel = dest + row / kPanelRows * kPanelRows * padded_k;
   const int64_t lane = row % kPanelRows;
   for (int64_t i = k0; i < padded_k; ++i) {
     const T value = src != nullptr && i < k ? src[i * step] : T{0};
-    T* to = pairs ? panel + (i / 2 * kPanelRows + lane) * 2 + i % 2 : panel + i * kPanelRows + lane;
-    *to = value;
+    if constexpr (sizeof(T) == 1) {
+      panel[i / 2 * 2 * kPanelRows + PackedE4M3At(lane, i % 2)] = PackedE4M3(value);
+    } else if constexpr (sizeof(T) == 2) {
+      panel[(i / 2 * kPanelRows + lane) * 2 + i % 2] = value;
+    } else {
+      panel[i * kPanelRows + lane] = value;
+    }
   }
 }
 

@@ -3,8 +3,9 @@
 //
 // W is [n, k] (out, in). Outputs are grouped in panels of 32 (n padded with zeros), inputs in pairs
 // (k padded with a zero):
-//   F32                 [n/32][k][32]
-//   BF16, F16, F8_E4M3  [n/32][k/2][32][2]
+//   F32        [n/32][k][32]
+//   BF16, F16  [n/32][k/2][32][2]
+//   F8_E4M3    [n/32][k/2][64], re-encoded: see PackedE4M3
 // so that a panel is one contiguous stream, and 32 outputs advance together.
 #pragma once
 
@@ -15,6 +16,30 @@
 namespace whalepod {
 
 constexpr int64_t kPanelRows = 32;
+
+// A packed E4M3 byte. Of a code s e3 e2 e1 e0 m2 m1 m0 it holds the bits s e0 m2 m1 m0 e3 e2 e1: as
+// the top byte of an F32, and shifted by one as the next, they are the number times 2^8 but for
+// exponent bits that are the same for all numbers. Where e is 0 that does not hold; those bytes are
+// the subnormals, +0, and NaN in the place of -0, which is packed as +0.
+constexpr uint8_t kPackedE4M3Nan = 0x80;
+// All of these bits are 0 where e is.
+constexpr uint8_t kPackedE4M3Exponent = 0x47;
+constexpr uint8_t PackedE4M3(uint8_t code) {
+  const int magnitude = code & 0x7f;
+  if (magnitude == 0x7f) return kPackedE4M3Nan;
+  if (magnitude == 0) return 0;
+  return static_cast<uint8_t>((code & 0x80) | (code & 0x0f) << 3 | magnitude >> 4);
+}
+constexpr uint8_t UnpackedE4M3(uint8_t packed) {
+  if (packed == kPackedE4M3Nan) return 0x7f;
+  return static_cast<uint8_t>((packed & 0x80) | (packed & 0x07) << 4 | (packed & 0x78) >> 3);
+}
+
+// Where in a pair's 64 bytes an output's (0..31) input (0 or 1) is: eight bytes hold both inputs of
+// outputs 2q, 2q + 1, 16 + 2q and 17 + 2q, a pair of lanes of each register they go to.
+constexpr int64_t PackedE4M3At(int64_t output, int64_t input) {
+  return output % 16 / 2 * 8 + output / 16 * 4 + output % 2 * 2 + input;
+}
 
 // Bytes of one packed [n, k] matrix, padding included.
 constexpr int64_t PackedBytes(DType dtype, int64_t n, int64_t k) {

@@ -86,13 +86,4 @@ WHALEPOD_INLINE F32x16 LoadPartialOr(const T* p, int n, F32x16 fill) {
   return Select(GtI(SetI(n), Iota()), LoadPartial(p, n), fill);
 }
 
-// The largest lane. No lane may be NaN.
-WHALEPOD_INLINE float ReduceMax(F32x16 v) {
-  float lanes[16];
-  Store(lanes, v);
-  float max = lanes[0];
-  for (int i = 1; i < 16; ++i) max = lanes[i] > max ? lanes[i] : max;
-  return max;
-}
-
 }  // namespace whalepod::cpu::WHALEPOD_ISA

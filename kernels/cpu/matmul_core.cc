@@ -8,7 +8,8 @@
 // panels;
 // - the weights of one panel and chunk as F32 [kChunk][32], if several groups of rows use them;
 // - the sums [panel][row][32], once for each node of the tree that waits.
-// A group of at most kMaxRows rows times 32 outputs has its accumulators in registers.
+// A group of at most kMaxRows rows times 32 outputs has its accumulators in registers. One row is
+// multiplied by two panels at once: an output's multiply-adds wait for each other.
 #include "kernels/cpu/matmul_core.h"
 
 #include "kernels/cpu/simd.h"
@@ -25,6 +26,7 @@ constexpr int kMaxRows = 3;  // 12 of 16
 #else
 constexpr int kMaxRows = 4;
 #endif
+constexpr int64_t kPanelsOfOneRow = 2;
 constexpr int64_t kRowBlock = 240;
 constexpr int64_t kPanelBlock = 16;
 constexpr int64_t kWholeRows = 256 << 10;  // bytes of `a` that are packed whole
@@ -33,24 +35,27 @@ constexpr int64_t kPrefetchBytes = 4096;   // about what arrives while memory an
 // Columns [k0, k1) of one segment and one scale block.
 struct Chunk {
   int64_t k0, k1;
-  int64_t run;       // index of the scale run, = group of W8A8 scales
-  bool first, last;  // of its run
+  int64_t run;          // index of the scale run, = group of W8A8 scales
+  const float* scales;  // FP8: of the run's columns and the first block of outputs
+  bool first, last;     // of its run
   // The chunk's own first column is base(); pairs start at even columns.
   int64_t base() const { return k0 & ~int64_t{1}; }
 };
 
-// What a group of rows does with one chunk of one panel.
+// What a group of rows does with one chunk of one panel, or one row of two panels.
 struct TileArgs {
-  const uint8_t* w;    // the chunk's first pair
-  const float* a;      // [rows][kChunk]
-  int64_t columns;     // from the chunk's base to its end
-  bool skip_first;     // the first column belongs to another run
-  bool skip_pad;       // an odd end whose partner belongs to another run
-  bool start, finish;  // the run's first and last chunk
-  float* acc;          // [rows][32], where a run's accumulators wait between chunks
+  const uint8_t* w;      // the chunk's first pair
+  int64_t panel_bytes;   // to the next panel's
+  int64_t panel_floats;  // from acc and sum to the next panel's
+  const float* a;        // [rows][kChunk]
+  int64_t columns;       // from the chunk's base to its end
+  bool skip_first;       // the first column belongs to another run
+  bool skip_pad;         // an odd end whose partner belongs to another run
+  bool start, finish;    // the run's first and last chunk
+  float* acc;            // [panels][rows][32], where a run's accumulators wait between chunks
   // FP8: at the run's end sum = fma(scale, acc, sum). Null: the accumulators are the sum.
-  float* sum;             // [rows][32]
-  const float* scale;     // [32]
+  float* sum;             // [panels][rows][32]
+  const float* scale;     // [panels][32]
   const float* a_scales;  // one per row, `lda_scales` apart (by row index), or null
   int64_t lda_scales;
   const int32_t* row_index;  // of the group's first row, or null
@@ -69,8 +74,9 @@ WHALEPOD_INLINE void MultiplyColumn(const float* a, const F32x16 w[2], F32x16 ac
 
 // total = fma(scale, acc, total) at the end of a run.
 template <int R>
-WHALEPOD_INLINE void AddScaled(const TileArgs& t, const F32x16 acc[R][2]) {
-  const F32x16 scale[2] = {Load(t.scale), Load(t.scale + 16)};
+WHALEPOD_INLINE void AddScaled(const TileArgs& t, int panel, const F32x16 acc[R][2]) {
+  const float* const scales = t.scale + panel * kPanelRows;
+  const F32x16 scale[2] = {Load(scales), Load(scales + 16)};
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
     F32x16 s[2] = {scale[0], scale[1]};
@@ -80,73 +86,90 @@ WHALEPOD_INLINE void AddScaled(const TileArgs& t, const F32x16 acc[R][2]) {
       s[0] = x * s[0];
       s[1] = x * s[1];
     }
-    float* sum = t.sum + r * kPanelRows;
+    float* sum = t.sum + panel * t.panel_floats + r * kPanelRows;
     Store(sum, Fma(s[0], acc[r][0], Load(sum)));
     Store(sum + 16, Fma(s[1], acc[r][1], Load(sum + 16)));
   }
 }
 
-template <DType type, int R>
+// `a`: the pair's first activation; `w`: the first panel's pair.
+template <DType type, int R, int P, bool first, bool second>
+WHALEPOD_INLINE void MultiplyPair(const TileArgs& t, const float* a, const uint8_t* w,
+                                  F32x16 acc[P][R][2]) {
+  F32x16 even[P][2], odd[P][2];
+  ExpandPairs<type, P>(w, t.panel_bytes, even, odd);
+#pragma GCC unroll 2
+  for (int p = 0; p < P; ++p) {
+    if (second) MultiplyColumn<R>(a + 1, odd[p], acc[p]);
+    if (first) MultiplyColumn<R>(a, even[p], acc[p]);
+  }
+}
+
+template <DType type, int R, int P>
 void Tile(const TileArgs& t) {
   constexpr int64_t kPairBytes = 2 * kPanelRows * SizeOf(type);
-  F32x16 acc[R][2];
+  F32x16 acc[P][R][2];
 #pragma GCC unroll 16
-  for (int r = 0; r < R; ++r) {
-    acc[r][0] = t.start ? Zero() : Load(t.acc + r * kPanelRows);
-    acc[r][1] = t.start ? Zero() : Load(t.acc + r * kPanelRows + 16);
+  for (int i = 0; i < P * R; ++i) {
+    const float* from = t.acc + i / R * t.panel_floats + i % R * kPanelRows;
+    acc[i / R][i % R][0] = t.start ? Zero() : Load(from);
+    acc[i / R][i % R][1] = t.start ? Zero() : Load(from + 16);
   }
   const uint8_t* w = t.w;
   const float* a = t.a;
   const float* const end = a + t.columns / 2 * 2;
-  F32x16 even[2], odd[2];
   if (t.skip_first) {
-    ExpandPair<type>(w, even, odd);
-    MultiplyColumn<R>(a + 1, odd, acc);
+    MultiplyPair<type, R, P, false, true>(t, a, w, acc);
     w += kPairBytes;
     a += 2;
   }
   for (; a < end; a += 2, w += kPairBytes) {
     if constexpr (R <= 4) {
-      for (int64_t line = 0; line < kPairBytes; line += 64) {
-        __builtin_prefetch(w + kPrefetchBytes + line, 0, 2);
+      for (int64_t line = 0; line < P * kPairBytes; line += 64) {
+        __builtin_prefetch(
+            w + line / kPairBytes * t.panel_bytes + kPrefetchBytes + line % kPairBytes, 0, 2);
       }
     }
-    ExpandPair<type>(w, even, odd);
-    MultiplyColumn<R>(a + 1, odd, acc);
-    MultiplyColumn<R>(a, even, acc);
+    MultiplyPair<type, R, P, true, true>(t, a, w, acc);
   }
   if (t.columns % 2 != 0) {
-    ExpandPair<type>(w, even, odd);
-    if (!t.skip_pad) MultiplyColumn<R>(a + 1, odd, acc);
-    MultiplyColumn<R>(a, even, acc);
+    if (t.skip_pad) {
+      MultiplyPair<type, R, P, true, false>(t, a, w, acc);
+    } else {
+      MultiplyPair<type, R, P, true, true>(t, a, w, acc);
+    }
   }
   if (t.finish && t.sum != nullptr) {
-    AddScaled<R>(t, acc);
+#pragma GCC unroll 2
+    for (int p = 0; p < P; ++p) AddScaled<R>(t, p, acc[p]);
     return;
   }
 #pragma GCC unroll 16
-  for (int r = 0; r < R; ++r) {
-    Store(t.acc + r * kPanelRows, acc[r][0]);
-    Store(t.acc + r * kPanelRows + 16, acc[r][1]);
+  for (int i = 0; i < P * R; ++i) {
+    float* to = t.acc + i / R * t.panel_floats + i % R * kPanelRows;
+    Store(to, acc[i / R][i % R][0]);
+    Store(to + 16, acc[i / R][i % R][1]);
   }
 }
 
 template <DType type, int R>
-WHALEPOD_INLINE void TileOfRows(int rows, const TileArgs& t) {
-  if (rows == R) return Tile<type, R>(t);
-  if constexpr (R > 1) TileOfRows<type, R - 1>(rows, t);
+WHALEPOD_INLINE void TileOfRows(int rows, int64_t panels, const TileArgs& t) {
+  if (panels > 1) return Tile<type, 1, kPanelsOfOneRow>(t);
+  if (rows == R) return Tile<type, R, 1>(t);
+  if constexpr (R > 1) TileOfRows<type, R - 1>(rows, panels, t);
 }
 
-void RunTile(DType type, int rows, const TileArgs& t) {
+// Of one panel, or of kPanelsOfOneRow and one row.
+void RunTile(DType type, int rows, int64_t panels, const TileArgs& t) {
   switch (type) {
     case DType::kF32:
-      return TileOfRows<DType::kF32, kMaxRows>(rows, t);
+      return TileOfRows<DType::kF32, kMaxRows>(rows, panels, t);
     case DType::kBF16:
-      return TileOfRows<DType::kBF16, kMaxRows>(rows, t);
+      return TileOfRows<DType::kBF16, kMaxRows>(rows, panels, t);
     case DType::kF16:
-      return TileOfRows<DType::kF16, kMaxRows>(rows, t);
+      return TileOfRows<DType::kF16, kMaxRows>(rows, panels, t);
     case DType::kF8E4M3:
-      return TileOfRows<DType::kF8E4M3, kMaxRows>(rows, t);
+      return TileOfRows<DType::kF8E4M3, kMaxRows>(rows, panels, t);
   }
 }
 
@@ -157,12 +180,12 @@ void ExpandWeights(const uint8_t* w, const uint8_t* next, int64_t pairs, float* 
   constexpr int64_t kPairBytes = 2 * kPanelRows * SizeOf(type);
   for (int64_t p = 0; p < pairs; ++p, w += kPairBytes, next += kPairBytes, out += 2 * kPanelRows) {
     for (int64_t line = 0; line < kPairBytes; line += 64) __builtin_prefetch(next + line, 0, 2);
-    F32x16 even[2], odd[2];
-    ExpandPair<type>(w, even, odd);
-    Store(out, even[0]);
-    Store(out + 16, even[1]);
-    Store(out + 32, odd[0]);
-    Store(out + 48, odd[1]);
+    F32x16 even[1][2], odd[1][2];
+    ExpandPairs<type, 1>(w, 0, even, odd);
+    Store(out, even[0][0]);
+    Store(out + 16, even[0][1]);
+    Store(out + 32, odd[0][0]);
+    Store(out + 48, odd[0][1]);
   }
 }
 
@@ -186,7 +209,9 @@ class Product {
         pair_bytes_(2 * kPanelRows * SizeOf(w_.dtype)),
         panel_bytes_(CeilDiv(w_.k, 2) * pair_bytes_),
         row_block_(CeilDiv(args.rows, CeilDiv(args.rows, kRowBlock))),
-        panel_block_(row_block_ > kMaxRows ? kPanelBlock : 1) {
+        panel_block_(row_block_ > kMaxRows ? kPanelBlock
+                     : row_block_ > 1      ? 1
+                                           : kPanelsOfOneRow) {
     MakeScratch(pool, thread);
     MakeChunks();
   }
@@ -201,6 +226,7 @@ class Product {
       }
       for (panel0_ = panel0; panel0_ < panel1; panel0_ += panel_block_) {
         panels_ = MinOf(panel1 - panel0_, panel_block_);
+        if (scaled_) FindScales();
         SumSegments(0, segments_, sums_);
         WriteOutputs();
       }
@@ -233,12 +259,14 @@ class Product {
     int64_t run = 0;
     for (int64_t k0 = 0; k0 < w_.k; ++run) {
       int64_t run_end = MinOf((k0 / segment_ + 1) * segment_, w_.k);
+      const float* scales = nullptr;
       if (scaled_) {
         const int64_t block = (k0 + w_.phase_k) / w_.block_k;
         run_end = MinOf(run_end, (block + 1) * w_.block_k - w_.phase_k);
+        scales = w_.scales + block * w_.scale_stride_k;
       }
       for (bool first = true; k0 < run_end; first = false) {
-        Chunk chunk{k0, 0, run, first, false};
+        Chunk chunk{k0, 0, run, scales, first, false};
         chunk.k1 = MinOf(run_end, chunk.base() + kChunk);
         chunk.last = chunk.k1 == run_end;
         k0 = chunk.k1;
@@ -265,20 +293,17 @@ class Product {
     if (scaled_) {
       for (int64_t i = 0; i < panels_ * rows_ * kPanelRows; i += 16) Store(out + i, Zero());
     }
-    for (int64_t p = 0; p < panels_ && panel_block_ == 1; ++p) {
-      for (int64_t c = 0; c < chunk_count_; ++c) {
-        if (chunks_[c].k0 >= begin && chunks_[c].k0 < end) MultiplyPanel(c, p, out);
-      }
-    }
-    for (int64_t c = 0; c < chunk_count_ && panel_block_ > 1; ++c) {
+    const int64_t at_once = row_block_ == 1 && panels_ == kPanelsOfOneRow ? panels_ : 1;
+    for (int64_t c = 0; c < chunk_count_; ++c) {
       if (chunks_[c].k0 < begin || chunks_[c].k0 >= end) continue;
       if (!whole_rows_) CopyRows(chunks_[c], a_);
-      for (int64_t p = 0; p < panels_; ++p) MultiplyPanel(c, p, out);
+      for (int64_t p = 0; p < panels_; p += at_once) MultiplyPanel(c, p, at_once, out);
     }
   }
 
-  // All rows of the block times panel `p` of the panel block, over chunk `c`.
-  void MultiplyPanel(int64_t c, int64_t p, float* out) {
+  // All rows of the block times panel `p` of the panel block, over chunk `c`; or the one row times
+  // the `at_once` panels from `p` on.
+  void MultiplyPanel(int64_t c, int64_t p, int64_t at_once, float* out) {
     const Chunk& chunk = chunks_[c];
     const uint8_t* w = static_cast<const uint8_t*>(w_.data) + (panel0_ + p) * panel_bytes_ +
                        chunk.base() / 2 * pair_bytes_;
@@ -291,11 +316,15 @@ class Product {
       w = reinterpret_cast<const uint8_t*>(expanded_);
       type = DType::kF32;
     }
-    alignas(64) float scale[kPanelRows];
-    if (scaled_ && chunk.last) LoadScales(chunk, panel0_ + p, scale);
+    alignas(64) float scale[kPanelsOfOneRow * kPanelRows];
+    for (int64_t i = 0; i < at_once && scaled_ && chunk.last; ++i) {
+      LoadScales(chunk, p + i, scale + i * kPanelRows);
+    }
     const float* a = RowsOfChunk(c);
     TileArgs tile;
     tile.w = w;
+    tile.panel_bytes = panel_bytes_;
+    tile.panel_floats = rows_ * kPanelRows;
     tile.columns = chunk.k1 - chunk.base();
     tile.skip_first = chunk.k0 != chunk.base();
     tile.skip_pad = chunk.k1 != w_.k;
@@ -312,7 +341,7 @@ class Product {
       tile.sum = scaled_ ? out + offset : nullptr;
       tile.first_row = first_row_ + row;
       tile.row_index = args_.row_index != nullptr ? args_.row_index + tile.first_row : nullptr;
-      RunTile(type, static_cast<int>(rows_ * (g + 1) / groups_ - row), tile);
+      RunTile(type, static_cast<int>(rows_ * (g + 1) / groups_ - row), at_once, tile);
     }
   }
 
@@ -329,19 +358,28 @@ class Product {
     }
   }
 
-  // The scales of a panel's outputs for a chunk's run.
-  void LoadScales(const Chunk& chunk, int64_t panel, float* scale) const {
-    const float* column = w_.scales + (chunk.k0 + w_.phase_k) / w_.block_k * w_.scale_stride_k;
-    const int64_t first = panel * kPanelRows + w_.phase_n;
-    const int64_t last = MinOf(panel * kPanelRows + kPanelRows, w_.n) - 1 + w_.phase_n;
-    if (first / w_.block_n == last / w_.block_n) {
-      const F32x16 all = Set(column[first / w_.block_n * w_.scale_stride_n]);
+  // Where the scales of the block's panels are.
+  void FindScales() {
+    for (int64_t p = 0; p < panels_; ++p) {
+      const int64_t first = (panel0_ + p) * kPanelRows + w_.phase_n;
+      const int64_t last = MinOf(first + kPanelRows, w_.n + w_.phase_n) - 1;
+      scale_at_[p] = first / w_.block_n * w_.scale_stride_n;
+      one_scale_[p] = first / w_.block_n == last / w_.block_n;
+    }
+  }
+
+  // The scales of panel `p` of the panel block for a chunk's run, in kUnitE4M3.
+  void LoadScales(const Chunk& chunk, int64_t p, float* scale) const {
+    if (one_scale_[p]) {
+      const F32x16 all = Set(chunk.scales[scale_at_[p]] * kUnitE4M3);
       Store(scale, all);
       Store(scale + 16, all);
       return;
     }
+    const int64_t first = (panel0_ + p) * kPanelRows;
     for (int64_t i = 0; i < kPanelRows; ++i) {
-      scale[i] = column[MinOf(first + i, last) / w_.block_n * w_.scale_stride_n];
+      const int64_t output = MinOf(first + i, w_.n - 1) + w_.phase_n;
+      scale[i] = chunk.scales[output / w_.block_n * w_.scale_stride_n] * kUnitE4M3;
     }
   }
 
@@ -393,6 +431,9 @@ class Product {
   float* sums_ = nullptr;
   // The block being worked on.
   int64_t first_row_ = 0, rows_ = 0, groups_ = 0, panel0_ = 0, panels_ = 0;
+  // FP8, of each of its panels: from a chunk's scales to its first, and whether it is the only one.
+  int64_t scale_at_[kPanelBlock];
+  bool one_scale_[kPanelBlock];
 };
 
 }  // namespace

@@ -20,10 +20,12 @@
 //   integers: + - & | ^ MulLo ShiftLeft<n> ShiftRight<n> (logical) ShiftRightArith<n>
 //   MulWide(a, b, &hi, &lo): unsigned 32 x 32 -> 64
 //   AsInt(f) AsFloat(i) (same bits); ToFloat(i) (nearest even); RoundToInt(f) (nearest even)
+//   ReduceMax(v): the largest lane, +0 for -0; no lane may be NaN
 //   ReduceTree(v): the 16 lanes added in TreeSum's order (kernels/tree.h): neighbours first
 //   ReduceTree16(v[16]): lane i is ReduceTree(v[i])
-//   ExpandPair<DType>(p, even, odd): 32 outputs x 2 inputs of a packed panel (kernels/packing.h) to
-//   F32: even[0], even[1] are the first input's 32 weights, odd the second's.
+//   ExpandPairs<DType, P>(p, stride, even[P][2], odd[P][2]): 32 outputs x 2 inputs of each of P
+//   packed panels (kernels/packing.h), `stride` bytes apart, to F32: even[i][0], even[i][1] are the
+//   first input's 32 weights, odd[i] the second's. Of F8_E4M3 times 2^8: kUnitE4M3 undoes it.
 #pragma once
 
 #include <cstdint>
@@ -44,10 +46,18 @@
 
 namespace whalepod::cpu::WHALEPOD_ISA {
 
+constexpr float kUnitE4M3 = 0x1p-8f;
+
 WHALEPOD_INLINE F32x16& operator+=(F32x16& a, F32x16 b) { return a = a + b; }
 WHALEPOD_INLINE F32x16& operator*=(F32x16& a, F32x16 b) { return a = a * b; }
 
-#if !defined(WHALEPOD_ISA_AVX512)  // which has an instruction for it
+#if !defined(WHALEPOD_ISA_AVX512)  // which has an instruction for it, and E4M3 of P panels at once
+template <DType type, int P>
+WHALEPOD_INLINE void ExpandPairs(const uint8_t* p, int64_t stride, F32x16 even[P][2],
+                                 F32x16 odd[P][2]) {
+  for (int i = 0; i < P; ++i) ExpandPair<type>(p + i * stride, even[i], odd[i]);
+}
+
 WHALEPOD_INLINE int Compress(F32x16 v, M16 m, float* out) {
   alignas(64) float lanes[16];
   Store(lanes, v);

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "kernels/dtype.h"
+#include "kernels/packing.h"
 
 namespace whalepod::cpu::avx2 {
 
@@ -249,6 +250,13 @@ WHALEPOD_INLINE I32x16 RoundToInt(F32x16 a) {
   return {_mm256_cvtps_epi32(a.lo), _mm256_cvtps_epi32(a.hi)};
 }
 
+WHALEPOD_INLINE float ReduceMax(F32x16 a) {
+  const __m256 eight = _mm256_max_ps(a.lo, a.hi);
+  const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two))) + 0.0f;
+}
+
 WHALEPOD_INLINE float ReduceTree(F32x16 a) {
   const __m256 pairs = _mm256_hadd_ps(a.lo, a.hi);    // lo01 lo23 hi01 hi23 | lo45 lo67 hi45 hi67
   const __m256 quads = _mm256_hadd_ps(pairs, pairs);  // lo0-3 hi0-3 .. | lo4-7 hi4-7 ..
@@ -274,6 +282,23 @@ WHALEPOD_INLINE F32x16 ReduceTree16(const F32x16 v[16]) {
 }
 
 namespace simd_internal {
+// The low byte of each lane, packed E4M3, times 2^8.
+WHALEPOD_INLINE __m256 WidenPackedE4M3(__m256i x) {
+  const __m256i top = _mm256_slli_epi32(_mm256_and_si256(x, _mm256_set1_epi32(0x87)), 24);
+  const __m256i next = _mm256_slli_epi32(_mm256_and_si256(x, _mm256_set1_epi32(0x78)), 17);
+  const __m256 f = _mm256_castsi256_ps(
+      _mm256_or_si256(_mm256_or_si256(top, next), _mm256_set1_epi32(0x40000000)));
+  // Exponent 0: the bits say 2 + m / 4 for m / 2, and -2 for NaN.
+  const __m256i special = _mm256_cmpeq_epi32(
+      _mm256_and_si256(x, _mm256_set1_epi32(kPackedE4M3Exponent)), _mm256_setzero_si256());
+  if (__builtin_expect(_mm256_testz_si256(special, special), 1)) return f;
+  const __m256 four = _mm256_or_ps(_mm256_and_ps(f, _mm256_set1_ps(-0.0f)), _mm256_set1_ps(4.0f));
+  const __m256 fixed = _mm256_sub_ps(_mm256_add_ps(f, f), four);
+  const __m256 nan = _mm256_cmp_ps(f, _mm256_set1_ps(-2.0f), _CMP_EQ_OQ);
+  const __m256 chosen = _mm256_blendv_ps(fixed, _mm256_set1_ps(__builtin_nanf("")), nan);
+  return _mm256_blendv_ps(f, chosen, _mm256_castsi256_ps(special));
+}
+
 // Eight (even, odd) pairs of 16-bit numbers.
 template <DType type>
 WHALEPOD_INLINE void WidenPairs(__m256i pairs, __m256* even, __m256* odd) {
@@ -293,26 +318,32 @@ WHALEPOD_INLINE void WidenPairs(__m256i pairs, __m256* even, __m256* odd) {
 }  // namespace simd_internal
 
 template <DType type>
-WHALEPOD_INLINE void ExpandPair(const void* p, F32x16 even[2], F32x16 odd[2]) {
-  const uint8_t* bytes = static_cast<const uint8_t*>(p);
+WHALEPOD_INLINE void ExpandPair(const uint8_t* p, F32x16 even[2], F32x16 odd[2]) {
   if constexpr (type == DType::kF32) {
-    const float* w = static_cast<const float*>(p);
+    const float* w = reinterpret_cast<const float*>(p);
     even[0] = Load(w);
     even[1] = Load(w + 16);
     odd[0] = Load(w + 32);
     odd[1] = Load(w + 48);
   } else if constexpr (type == DType::kF8E4M3) {
-    __m256* evens[4] = {&even[0].lo, &even[0].hi, &even[1].lo, &even[1].hi};
-    __m256* odds[4] = {&odd[0].lo, &odd[0].hi, &odd[1].lo, &odd[1].hi};
-    for (int part = 0; part < 4; ++part) {
-      const __m256i pairs = _mm256_cvtepu16_epi32(
-          _mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes + 16 * part)));
-      *evens[part] = simd_internal::WidenE4M3(pairs);
-      *odds[part] = simd_internal::WidenE4M3(_mm256_srli_epi32(pairs, 8));
+    __m256* evens[4] = {&even[0].lo, &even[1].lo, &even[0].hi, &even[1].hi};
+    __m256* odds[4] = {&odd[0].lo, &odd[1].lo, &odd[0].hi, &odd[1].hi};
+    for (int half = 0; half < 2; ++half) {
+      const __m128* q = reinterpret_cast<const __m128*>(p + 32 * half);
+      const __m128 a = _mm_loadu_ps(reinterpret_cast<const float*>(q));
+      const __m128 b = _mm_loadu_ps(reinterpret_cast<const float*>(q + 1));
+      // Two outputs' pairs are a dword; even ones belong to the first 16 outputs.
+      const __m128i pairs[2] = {_mm_castps_si128(_mm_shuffle_ps(a, b, 0x88)),
+                                _mm_castps_si128(_mm_shuffle_ps(a, b, 0xdd))};
+      for (int part = 0; part < 2; ++part) {
+        const __m256i wide = _mm256_cvtepu16_epi32(pairs[part]);
+        *evens[2 * half + part] = simd_internal::WidenPackedE4M3(wide);
+        *odds[2 * half + part] = simd_internal::WidenPackedE4M3(_mm256_srli_epi32(wide, 8));
+      }
     }
   } else {
     for (int half = 0; half < 2; ++half) {
-      const __m256i* q = reinterpret_cast<const __m256i*>(bytes + 64 * half);
+      const __m256i* q = reinterpret_cast<const __m256i*>(p + 64 * half);
       simd_internal::WidenPairs<type>(_mm256_loadu_si256(q), &even[half].lo, &odd[half].lo);
       simd_internal::WidenPairs<type>(_mm256_loadu_si256(q + 1), &even[half].hi, &odd[half].hi);
     }

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "kernels/dtype.h"
+#include "kernels/packing.h"
 
 namespace whalepod::cpu::avx512 {
 
@@ -157,6 +158,8 @@ WHALEPOD_INLINE F32x16 AsFloat(I32x16 a) { return {_mm512_castsi512_ps(a.v)}; }
 WHALEPOD_INLINE F32x16 ToFloat(I32x16 a) { return {_mm512_cvtepi32_ps(a.v)}; }
 WHALEPOD_INLINE I32x16 RoundToInt(F32x16 a) { return {_mm512_cvtps_epi32(a.v)}; }
 
+WHALEPOD_INLINE float ReduceMax(F32x16 a) { return _mm512_reduce_max_ps(a.v) + 0.0f; }
+
 WHALEPOD_INLINE float ReduceTree(F32x16 a) {
   const __m256 lo = _mm512_castps512_ps256(a.v);
   const __m256 hi = _mm512_extractf32x8_ps(a.v, 1);
@@ -198,72 +201,85 @@ WHALEPOD_INLINE F32x16 OddBF16(__m512i pairs) {
       _mm512_and_si512(pairs, _mm512_set1_epi32(static_cast<int32_t>(0xffff0000u))))};
 }
 
-// The bytes of the BF16 numbers that the 128 E4M3 magnitudes are.
-struct E4M3Tables {
-  alignas(64) uint8_t high[128];
-  alignas(64) uint8_t low[128];
-};
-constexpr E4M3Tables MakeE4M3Tables() {
-  E4M3Tables tables{};
-  for (int code = 0; code < 128; ++code) {
-    int bf16 = (code << 4) + (120 << 7);  // normal: exponent rebased from 7 to 127
-    if (code == 0x7f) bf16 = 0x7fc0;
-    if (code < 8) {  // code * 2^-9
-      bf16 = 0;
-      for (int top = 2; top >= 0 && bf16 == 0; --top) {
-        if (code & (1 << top)) bf16 = ((118 + top) << 7) | ((code << (7 - top)) & 0x7f);
-      }
-    }
-    tables.high[code] = static_cast<uint8_t>(bf16 >> 8);
-    tables.low[code] = static_cast<uint8_t>(bf16 & 0xff);
+// Which bits of eight packed E4M3 codes (a qword) become the BF16 numbers of the four from byte
+// `first` on.
+constexpr int64_t BitsOfCodes(uint64_t first) {
+  uint64_t bits = 0;
+  for (uint64_t i = 0; i < 4; ++i) {
+    const uint64_t at = 8 * (first + i);
+    bits |= (at << 8 | ((at - 1) & 63)) << 16 * i;
   }
-  return tables;
+  return static_cast<int64_t>(bits);
 }
-static constexpr E4M3Tables kE4M3Tables = MakeE4M3Tables();
 
-// 64 codes to BF16 pairs: first[i] and second[i] are the dwords of outputs i and 16 + i.
-WHALEPOD_INLINE void PairsFromE4M3(__m512i codes, __m512i* first, __m512i* second) {
-  // Unpacking works within 128-bit quarters, so the quarters' halves are dealt out beforehand.
-  codes = _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7), codes);
-  __m512i high = _mm512_permutex2var_epi8(_mm512_load_si512(kE4M3Tables.high), codes,
-                                          _mm512_load_si512(kE4M3Tables.high + 64));
-  const __m512i low = _mm512_permutex2var_epi8(_mm512_load_si512(kE4M3Tables.low), codes,
-                                               _mm512_load_si512(kE4M3Tables.low + 64));
-  // high | (codes & 0x80)
-  high = _mm512_ternarylogic_epi32(high, codes, _mm512_set1_epi8(INT8_MIN), 0xf8);
-  *first = _mm512_unpacklo_epi8(low, high);
-  *second = _mm512_unpackhi_epi8(low, high);
+// Of F32 with F32 exponent 128, which stand for E4M3 with exponent 0: they say 2 + m / 4 for m / 2,
+// and -2 for NaN.
+WHALEPOD_INLINE __m512 FixSubnormals(__m512 f) {
+  const __m512i sign = _mm512_set1_epi32(INT32_MIN);
+  const __m512 four = _mm512_castsi512_ps(_mm512_ternarylogic_epi32(
+      _mm512_castps_si512(f), sign, _mm512_castps_si512(_mm512_set1_ps(4.0f)), 0xea));
+  const __mmask16 small = _mm512_cmp_ps_mask(_mm512_abs_ps(f), _mm512_set1_ps(4.0f), _CMP_LT_OQ);
+  const __mmask16 nan = _mm512_cmp_ps_mask(f, _mm512_set1_ps(-2.0f), _CMP_EQ_OQ);
+  f = _mm512_mask_fmsub_ps(f, small, _mm512_set1_ps(2.0f), four);
+  return _mm512_mask_mov_ps(f, nan, _mm512_set1_ps(__builtin_nanf("")));
+}
+
+// 64 packed codes times 2^8, but for those of exponent 0, which it returns.
+WHALEPOD_INLINE __mmask64 WidenPackedE4M3(__m512i codes, F32x16 even[2], F32x16 odd[2]) {
+  constexpr int64_t kBits[2] = {BitsOfCodes(0), BitsOfCodes(4)};
+  for (int half = 0; half < 2; ++half) {
+    const __m512i chosen = _mm512_multishift_epi64_epi8(_mm512_set1_epi64(kBits[half]), codes);
+    // chosen & 0x87f0 | 0x4000, in each
+    const __m512i pairs =
+        _mm512_ternarylogic_epi32(chosen, _mm512_set1_epi32(static_cast<int32_t>(0x87f087f0u)),
+                                  _mm512_set1_epi32(0x40004000), 0xea);
+    even[half] = EvenBF16(pairs);
+    odd[half] = OddBF16(pairs);
+  }
+  return _mm512_testn_epi8_mask(codes, _mm512_set1_epi8(static_cast<char>(kPackedE4M3Exponent)));
 }
 
 }  // namespace simd_internal
 
 template <DType type>
-WHALEPOD_INLINE void ExpandPair(const void* p, F32x16 even[2], F32x16 odd[2]) {
+WHALEPOD_INLINE void ExpandPair(const uint8_t* p, F32x16 even[2], F32x16 odd[2]) {
   if constexpr (type == DType::kF32) {
-    const float* w = static_cast<const float*>(p);
+    const float* w = reinterpret_cast<const float*>(p);
     even[0] = Load(w);
     even[1] = Load(w + 16);
     odd[0] = Load(w + 32);
     odd[1] = Load(w + 48);
-  } else if constexpr (type == DType::kF8E4M3) {
-    __m512i first, second;
-    simd_internal::PairsFromE4M3(_mm512_loadu_si512(p), &first, &second);
-    even[0] = simd_internal::EvenBF16(first);
-    odd[0] = simd_internal::OddBF16(first);
-    even[1] = simd_internal::EvenBF16(second);
-    odd[1] = simd_internal::OddBF16(second);
   } else if constexpr (type == DType::kBF16) {
     for (int half = 0; half < 2; ++half) {
-      const __m512i pairs = _mm512_loadu_si512(static_cast<const uint8_t*>(p) + 64 * half);
+      const __m512i pairs = _mm512_loadu_si512(p + 64 * half);
       even[half] = simd_internal::EvenBF16(pairs);
       odd[half] = simd_internal::OddBF16(pairs);
     }
   } else {
     for (int half = 0; half < 2; ++half) {
-      const __m512i pairs = _mm512_loadu_si512(static_cast<const uint8_t*>(p) + 64 * half);
+      const __m512i pairs = _mm512_loadu_si512(p + 64 * half);
       even[half].v = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(pairs));
       odd[half].v = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(pairs, 16)));
     }
+  }
+}
+
+template <DType type, int P>
+WHALEPOD_INLINE void ExpandPairs(const uint8_t* p, int64_t stride, F32x16 even[P][2],
+                                 F32x16 odd[P][2]) {
+  if constexpr (type == DType::kF8E4M3) {
+    __mmask64 special = 0;
+    for (int i = 0; i < P; ++i) {
+      special |=
+          simd_internal::WidenPackedE4M3(_mm512_loadu_si512(p + i * stride), even[i], odd[i]);
+    }
+    if (__builtin_expect(special == 0, 1)) return;
+    for (int i = 0; i < 2 * P; ++i) {
+      even[i / 2][i % 2].v = simd_internal::FixSubnormals(even[i / 2][i % 2].v);
+      odd[i / 2][i % 2].v = simd_internal::FixSubnormals(odd[i / 2][i % 2].v);
+    }
+  } else {
+    for (int i = 0; i < P; ++i) ExpandPair<type>(p + i * stride, even[i], odd[i]);
   }
 }
 

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "kernels/dtype.h"
+#include "kernels/packing.h"
 
 namespace whalepod::cpu::portable {
 
@@ -178,6 +179,12 @@ WHALEPOD_INLINE I32x16 RoundToInt(F32x16 a) {
   return WHALEPOD_MAP_I(static_cast<uint32_t>(static_cast<int32_t>(__builtin_rintf(a.v[i]))));
 }
 
+WHALEPOD_INLINE float ReduceMax(F32x16 a) {
+  float max = a.v[0];
+  for (int i = 1; i < 16; ++i) max = a.v[i] > max ? a.v[i] : max;
+  return max + 0.0f;
+}
+
 WHALEPOD_INLINE float ReduceTree(F32x16 a) {
   for (int width = 8; width >= 1; width /= 2) {
     for (int i = 0; i < width; ++i) a.v[i] = a.v[2 * i] + a.v[2 * i + 1];
@@ -188,21 +195,21 @@ WHALEPOD_INLINE float ReduceTree(F32x16 a) {
 WHALEPOD_INLINE F32x16 ReduceTree16(const F32x16 v[16]) { return WHALEPOD_MAP_F(ReduceTree(v[i])); }
 
 template <DType type>
-WHALEPOD_INLINE void ExpandPair(const void* p, F32x16 even[2], F32x16 odd[2]) {
+WHALEPOD_INLINE void ExpandPair(const uint8_t* p, F32x16 even[2], F32x16 odd[2]) {
   for (int i = 0; i < 32; ++i) {
     float e, o;
     if constexpr (type == DType::kF32) {
-      e = static_cast<const float*>(p)[i];
-      o = static_cast<const float*>(p)[32 + i];
+      e = reinterpret_cast<const float*>(p)[i];
+      o = reinterpret_cast<const float*>(p)[32 + i];
     } else if constexpr (type == DType::kF8E4M3) {
-      e = simd_internal::DecodeE4M3(static_cast<const uint8_t*>(p)[2 * i]);
-      o = simd_internal::DecodeE4M3(static_cast<const uint8_t*>(p)[2 * i + 1]);
+      e = simd_internal::DecodeE4M3(UnpackedE4M3(p[PackedE4M3At(i, 0)])) * 0x1p8f;
+      o = simd_internal::DecodeE4M3(UnpackedE4M3(p[PackedE4M3At(i, 1)])) * 0x1p8f;
     } else if constexpr (type == DType::kBF16) {
-      e = simd_internal::DecodeBF16(static_cast<const uint16_t*>(p)[2 * i]);
-      o = simd_internal::DecodeBF16(static_cast<const uint16_t*>(p)[2 * i + 1]);
+      e = simd_internal::DecodeBF16(reinterpret_cast<const uint16_t*>(p)[2 * i]);
+      o = simd_internal::DecodeBF16(reinterpret_cast<const uint16_t*>(p)[2 * i + 1]);
     } else {
-      e = simd_internal::DecodeF16(static_cast<const uint16_t*>(p)[2 * i]);
-      o = simd_internal::DecodeF16(static_cast<const uint16_t*>(p)[2 * i + 1]);
+      e = simd_internal::DecodeF16(reinterpret_cast<const uint16_t*>(p)[2 * i]);
+      o = simd_internal::DecodeF16(reinterpret_cast<const uint16_t*>(p)[2 * i + 1]);
     }
     even[i / 16].v[i % 16] = e;
     odd[i / 16].v[i % 16] = o;

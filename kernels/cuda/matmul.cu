@@ -42,9 +42,9 @@ __device__ float Segment(const Params& p, int64_t row, int64_t n, const uint8_t*
     if (stop > end) stop = end;
     float acc = 0.0f;
     for (int64_t i = k; i < stop; i += 2) {
-      const uint8_t* pair = panel + (i / 2 * kPanel + lane) * 2;
-      const float w0 = E4M3BitsToFloat(pair[0]);
-      const float w1 = E4M3BitsToFloat(pair[1]);
+      const uint8_t* pair = panel + i / 2 * 2 * kPanel + PackedE4M3At(lane, 0);
+      const float w0 = E4M3BitsToFloat(UnpackedE4M3(pair[0]));
+      const float w1 = E4M3BitsToFloat(UnpackedE4M3(pair[1]));
       const float a0 = LoadFloat(p.a, p.a_type, row * p.lda + i);
       const float a1 = i + 1 < stop ? LoadFloat(p.a, p.a_type, row * p.lda + i + 1) : 0.0f;
       acc = fmaf(a0, w0, fmaf(a1, w1, acc));

@@ -56,13 +56,15 @@ struct Blocks {
   int32_t block_n = 128, block_k = 128, phase_n = 0, phase_k = 0;
 };
 
-// All of a matrix's codes are random; NaNs only in row `nan_row` (-1: none).
+// All of a matrix's codes are random; NaNs only in row `nan_row` (-1: none). Every other E4M3
+// matrix has few subnormals and zeros, which have a path of their own.
 std::unique_ptr<Weights> MakeWeights(DType dtype, int64_t n, int64_t k, const Blocks& blocks,
                                      Random& random, int64_t nan_row = -1) {
   auto w = std::make_unique<Weights>();
   std::vector<uint8_t> bytes(n * k * SizeOf(dtype));
   w->plain.n = n;
   w->plain.k = k;
+  const bool few_subnormals = dtype == DType::kF8E4M3 && random() % 2 != 0;
   for (int64_t i = 0; i < n * k; ++i) {
     float value = 0;
     if (dtype == DType::kF32) {
@@ -79,6 +81,7 @@ std::unique_ptr<Weights> MakeWeights(DType dtype, int64_t n, int64_t k, const Bl
       std::memcpy(&bytes[i * 2], &bits, 2);
     } else {
       uint8_t code = static_cast<uint8_t>(random());
+      if (few_subnormals && (code & 0x78) == 0 && random() % 64 != 0) code ^= 0x48;
       if ((code & 0x7f) == 0x7f && i / k != nan_row) code ^= 1;
       value = F8E4M3ToFloat(code);
       bytes[i] = code;

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <vector>
 
@@ -14,6 +15,9 @@ int64_t PackedIndex(DType dtype, int64_t row, int64_t column, int64_t k) {
   const int64_t padded_k = (k + 1) / 2 * 2;
   const int64_t panel = row / 32 * 32 * padded_k;
   if (dtype == DType::kF32) return panel + column * 32 + row % 32;
+  if (dtype == DType::kF8E4M3) {
+    return panel + column / 2 * 64 + PackedE4M3At(row % 32, column % 2);
+  }
   return panel + (column / 2 * 32 + row % 32) * 2 + column % 2;
 }
 
@@ -40,7 +44,11 @@ void ExpectPacked(DType dtype, int64_t n, int64_t k) {
 
   std::vector<T> expected(whole.size(), 0);
   for (int64_t i = 0; i < n; ++i) {
-    for (int64_t j = 0; j < k; ++j) expected[PackedIndex(dtype, i, j, k)] = w[i * stride + j];
+    for (int64_t j = 0; j < k; ++j) {
+      T value = w[i * stride + j];
+      if constexpr (sizeof(T) == 1) value = PackedE4M3(value);
+      expected[PackedIndex(dtype, i, j, k)] = value;
+    }
   }
   EXPECT_EQ(whole, expected);
   EXPECT_EQ(parts, expected);
@@ -56,6 +64,28 @@ TEST(Packing, PutsEachElementInItsLaneAndZerosElsewhere) {
       ExpectPacked<uint8_t>(DType::kF8E4M3, n, k);
     }
   }
+}
+
+TEST(Packing, KeepsEveryE4M3NumberButTheSignOfZero) {
+  for (int code = 0; code < 256; ++code) {
+    const auto byte = static_cast<uint8_t>(code);
+    const float kept = F8E4M3ToFloat(UnpackedE4M3(PackedE4M3(byte)));
+    if (std::isnan(F8E4M3ToFloat(byte))) {
+      EXPECT_TRUE(std::isnan(kept)) << code;
+    } else {
+      EXPECT_EQ(kept, F8E4M3ToFloat(byte)) << code;
+    }
+    const bool special = (PackedE4M3(byte) & kPackedE4M3Exponent) == 0;
+    EXPECT_EQ(special, (code & 0x78) == 0 || (code & 0x7f) == 0x7f) << code;
+  }
+}
+
+TEST(Packing, GivesEachE4M3WeightOfAPairAPlaceOfItsOwn) {
+  std::vector<int> taken(64, 0);
+  for (int64_t output = 0; output < 32; ++output) {
+    for (int64_t input = 0; input < 2; ++input) ++taken[PackedE4M3At(output, input)];
+  }
+  EXPECT_EQ(taken, std::vector<int>(64, 1));
 }
 
 }  // namespace

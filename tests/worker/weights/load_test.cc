@@ -60,15 +60,20 @@ class LoadTest : public ::testing::Test {
       const int64_t n = transposed ? t.cols : t.rows;
       const int64_t k = transposed ? t.rows : t.cols;
       const int64_t padded_k = (k + 1) / 2 * 2;
-      const char zero[4] = {};
       for (int64_t i = 0; i < (n + 31) / 32 * 32; ++i) {
         for (int64_t j = 0; j < padded_k; ++j) {
           const int64_t panel = i / 32 * 32 * padded_k;
           const int64_t at = t.dtype == DType::kF32 ? panel + j * 32 + i % 32
-                                                    : panel + j / 2 * 64 + i % 32 * 2 + j % 2;
-          const char* expected = i >= n || j >= k ? zero
-                                 : transposed     ? Source(t, b, j, i)
-                                                  : Source(t, b, i, j);
+                             : t.dtype == DType::kF8E4M3
+                                 ? panel + j / 2 * 64 + PackedE4M3At(i % 32, j % 2)
+                                 : panel + j / 2 * 64 + i % 32 * 2 + j % 2;
+          char expected[4] = {};
+          if (i < n && j < k) {
+            std::memcpy(expected, transposed ? Source(t, b, j, i) : Source(t, b, i, j), size);
+          }
+          if (t.dtype == DType::kF8E4M3) {
+            expected[0] = static_cast<char>(PackedE4M3(static_cast<uint8_t>(expected[0])));
+          }
           ASSERT_EQ(std::memcmp(dest + at * size, expected, size), 0)
               << "entry " << b << " output " << i << " input " << j;
         }
