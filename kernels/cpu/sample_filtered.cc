@@ -327,18 +327,20 @@ SampleCandidate FindBestKept(const SampleFilter& filter, const float* x, int64_t
   SampleCandidate best = kNoCandidate;
   for (int64_t i = 0; i < vocab; i += kBlock) {
     M16 keep[kBlock / 16];
+    F32x16 most = Set(-Infinity());
     uint32_t any = 0;
     for (int part = 0; part < kBlock / 16; ++part) {
       const int64_t id = i + 16 * part;
       const F32x16 logits = id < vocab ? LoadLogits(x + id, vocab - id) : Set(-Infinity());
       keep[part] = Kept(logits, &cut);
       const uint32_t bits = Bits(keep[part]);
+      most = Max(most, Select(keep[part], logits, Set(-Infinity())));
       any |= bits;
       if (kept != nullptr && id < vocab) kept[id / 32] |= bits << (id % 32);
     }
     if (any == 0) continue;
     float gumbel[kBlock];
-    MakeNoise(noise, i, gumbel);
+    if (!MakeNoise(noise, i, ReduceMax(most), filter.temperature, best, gumbel)) continue;
     for (int part = 0; part < kBlock / 16 && i + 16 * part < vocab; ++part) {
       const int64_t id = i + 16 * part;
       const F32x16 scores =

@@ -38,15 +38,73 @@ struct Noise {
   uint32_t choice;
 };
 
-// The noise of ids [id, id + 64); id is a multiple of 4.
-WHALEPOD_INLINE void MakeNoise(const Noise& noise, int64_t id, float out[kBlock]) {
-  I32x16 words[4] = {
-      SetI(static_cast<int32_t>(noise.position)), SetI(static_cast<int32_t>(noise.choice)),
-      SetI(static_cast<int32_t>(id / 4)) + Iota(), SetI(static_cast<int32_t>(kPurposeSampling))};
+// The random words of ids [id, id + 64): of id + 4 i + w lane i of words[w]. id is a multiple of 4.
+WHALEPOD_INLINE void MakeWords(const Noise& noise, int64_t id, I32x16 words[4]) {
+  words[0] = SetI(static_cast<int32_t>(noise.position));
+  words[1] = SetI(static_cast<int32_t>(noise.choice));
+  words[2] = SetI(static_cast<int32_t>(id / 4)) + Iota();
+  words[3] = SetI(static_cast<int32_t>(kPurposeSampling));
   Philox4x32(static_cast<uint32_t>(noise.seed), static_cast<uint32_t>(noise.seed >> 32), words);
+}
+
+// The noise of 64 ids, in their order.
+WHALEPOD_INLINE void NoiseOf(const I32x16 words[4], float out[kBlock]) {
   float by_word[4][16];
   for (int w = 0; w < 4; ++w) Store(by_word[w], GumbelNoise(words[w]));
   for (int i = 0; i < kBlock; ++i) out[i] = by_word[i % 4][i / 4];
+}
+
+// No noise is above -log(2^-33).
+constexpr float kMostNoise = 23;
+// At [i]: words of noise above i / 2 are above it. With u = (word + 1/2) / 2^32 the noise
+// -log(-log(u)) is at most -log(1 - u), so it is above t only where 1 - u < exp(-t). 0.01 is far
+// more than the noise's rounding.
+struct LeastWords {
+  uint32_t above[2 * static_cast<int>(kMostNoise)];
+};
+constexpr LeastWords MakeLeastWords() {
+  LeastWords least{};
+  double rest = 0x1p32 * 1.01005016708416806;  // exp(0.01)
+  for (uint32_t& word : least.above) {
+    word = rest + 2 < 0x1p32 ? static_cast<uint32_t>(0x1p32 - rest - 2) : 0;
+    rest *= 0.60653065971263342;  // exp(-1/2)
+  }
+  return least;
+}
+static constexpr LeastWords kLeastWords = MakeLeastWords();
+
+// The scores of 64 ids, logit / temperature + noise, against the best one so far, from what their
+// best logit is: none can win, whatever the noise; or those with words above `above`.
+struct Chance {
+  bool none;
+  uint32_t above;
+};
+WHALEPOD_INLINE Chance ChanceOf(float best_logit, float temperature, const SampleCandidate& best) {
+  const float needed = best.score - best_logit / temperature;  // NaN or -inf before there is a best
+  if (needed >= kMostNoise) return {true, 0};
+  // With less than 2 one of 64 nearly always has it.
+  return {false, needed >= 2 ? kLeastWords.above[static_cast<int>(2 * needed)] : 0};
+}
+
+// Whether one of 64 words is above `least`.
+WHALEPOD_INLINE bool AnyAbove(const I32x16 words[4], uint32_t least) {
+  const I32x16 sign = SetI(INT32_MIN);
+  const I32x16 limit = SetI(static_cast<int32_t>(least ^ 0x80000000u));
+  return Any(Or(Or(GtI(words[0] ^ sign, limit), GtI(words[1] ^ sign, limit)),
+                Or(GtI(words[2] ^ sign, limit), GtI(words[3] ^ sign, limit))));
+}
+
+// The noise of ids [id, id + 64), of which `best_logit` is the best; false if none of them can
+// beat the best one so far: most blocks, once there is a good one.
+WHALEPOD_INLINE bool MakeNoise(const Noise& noise, int64_t id, float best_logit, float temperature,
+                               const SampleCandidate& best, float out[kBlock]) {
+  const Chance chance = ChanceOf(best_logit, temperature, best);
+  if (chance.none) return false;
+  I32x16 words[4];
+  MakeWords(noise, id, words);
+  if (chance.above > 0 && !AnyAbove(words, chance.above)) return false;
+  NoiseOf(words, out);
+  return true;
 }
 
 // Keeps the first of the best among 16 scores (ids ascending from `id`). NaN and -inf never win.
@@ -73,8 +131,12 @@ static void FindBest(const float* logits, int64_t n, int64_t id0, float temperat
     return;
   }
   for (int64_t i = 0; i < n; i += kBlock) {
+    F32x16 most = Set(-Infinity());  // NaN are passed over
+    for (int64_t j = i; j < i + kBlock && j < n; j += 16) {
+      most = Max(LoadLogits(logits + j, n - j), most);
+    }
     float gumbel[kBlock];
-    MakeNoise(noise, id0 + i, gumbel);
+    if (!MakeNoise(noise, id0 + i, ReduceMax(most), temperature, *best, gumbel)) continue;
     for (int64_t j = i; j < i + kBlock && j < n; j += 16) {
       const F32x16 scores = LoadLogits(logits + j, n - j) / Set(temperature) + Load(gumbel + j - i);
       Challenge(scores, logits + j, id0 + j, best);

@@ -160,6 +160,26 @@ TEST(Sample, EqualsPlainArithmeticOnAnySlice) {
   }
 }
 
+// Blocks of ids whose noise can't be enough are passed over.
+TEST(Sample, FindsTheBestAmongManyIds) {
+  for (const float spread : {0.0f, 0.01f, 3.0f, 40.0f}) {
+    SCOPED_TRACE(testing::Message() << "spread " << spread);
+    Batch batch{6000, {}, {}};
+    Random random(7);
+    for (uint32_t row = 0; row < 96; ++row) {
+      batch.rows.push_back({row % 2 == 0 ? 0.6f : 1.7f, row, row, 0});
+      const float level = row % 3 == 0 ? -1000.0f : random.Uniform(-5, 5);
+      for (int64_t id = 0; id < batch.vocab; ++id) {
+        batch.logits.push_back(level + spread * random.Uniform(-1, 1));
+      }
+    }
+    const Result expected = Plain(batch, 0, kVocabSegments, 0);
+    OnEveryBackend([&](Backend& backend) {
+      ExpectSame(Sample(backend, batch, 0, kVocabSegments, 0).best, expected.best);
+    });
+  }
+}
+
 TEST(Sample, TiesGoToTheLowestId) {
   Batch batch{200, {{0, 0, 0, 0}}, std::vector<float>(200, -1.0f)};
   batch.logits[70] = batch.logits[133] = batch.logits[71] = 3.0f;
