@@ -75,7 +75,7 @@ absl::StatusOr<Target> Connect(const Flags& flags) {
 // As many as are timed, then those to warm up with.
 absl::StatusOr<std::vector<v1::GenerateRequest>> MakeRequests(const Flags& flags,
                                                               const Target& target) {
-  const auto count = static_cast<size_t>(flags.num_prompts + flags.warmup);
+  const size_t count = static_cast<size_t>(flags.num_prompts) + static_cast<size_t>(flags.warmup);
   std::vector<v1::GenerateRequest> requests;
   if (flags.dataset_name == "random") {
     RandomWorkload workload = flags.random;
@@ -88,6 +88,7 @@ absl::StatusOr<std::vector<v1::GenerateRequest>> MakeRequests(const Flags& flags
     if (!file) return absl::NotFoundError(flags.dataset_path + " can't be opened");
     ASSIGN_OR_RETURN(requests, ReadPrompts(file, flags.dataset_path));
     const size_t found = requests.size();
+    if (found == 0) return absl::InvalidArgumentError(flags.dataset_path + " holds no prompt");
     requests.resize(count);
     for (size_t i = 0; i < count; ++i) {
       if (i >= found) requests[i] = requests[i % found];

@@ -2,19 +2,30 @@
 #include <benchmark/benchmark.h>
 
 #include <atomic>
+#include <memory>
 #include <string>
 #include <thread>
+#include <utility>
 
+#include "base/check.h"
 #include "base/log.h"
 #include "coordinator/metrics/request_record.h"
+#include "coordinator/usage/usage_store.h"
 
 namespace whalepod {
 namespace {
 
+std::unique_ptr<UsageStore> Usage() {
+  auto usage = UsageStore::Open({.path = "", .now_ms = [] { return int64_t{0}; }});
+  CHECK(usage.ok());
+  return *std::move(usage);
+}
+
 // The clock is read once a token, as Generation does.
 void Tokens(benchmark::State& state) {
   ServingMetrics metrics("m");
-  RequestRecord record(&metrics, Transport::kGrpc, Clock::Real()->Now());
+  const std::unique_ptr<UsageStore> usage = Usage();
+  RequestRecord record(&metrics, usage.get(), Transport::kGrpc, Clock::Real()->Now());
   record.OnSubmitted(1, 10, 1000);
   std::atomic<bool> done{false};
   std::thread scraper([&] {
@@ -29,11 +40,12 @@ BENCHMARK(Tokens)->ArgName("scraped")->Arg(0)->Arg(1);
 void Requests(benchmark::State& state) {
   spdlog::set_level(spdlog::level::info);
   ServingMetrics metrics("m");
+  const std::unique_ptr<UsageStore> usage = Usage();
   const TimePoint now = Clock::Real()->Now();
   for (auto _ : state) {
-    RequestRecord record(&metrics, Transport::kGrpc, now);
+    RequestRecord record(&metrics, usage.get(), Transport::kGrpc, now);
     record.OnSubmitted(1, 10, 1000);
-    record.OnScheduled(0, now);
+    record.OnScheduled(0, 0, now);
     record.OnToken(0, now);
     record.OnChoiceEnd(0, v1::FINISH_REASON_STOP, now);
     record.OnEnd(absl::OkStatus(), "", now);
