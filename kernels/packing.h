@@ -17,10 +17,12 @@ namespace whalepod {
 
 constexpr int64_t kPanelRows = 32;
 
-// A packed E4M3 byte. Of a code s e3 e2 e1 e0 m2 m1 m0 it holds the bits s e0 m2 m1 m0 e3 e2 e1: as
-// the top byte of an F32, and shifted by one as the next, they are the number times 2^8 but for
-// exponent bits that are the same for all numbers. Where e is 0 that does not hold; those bytes are
-// the subnormals, +0, and NaN in the place of -0, which is packed as +0.
+// A packed E4M3 byte. Of a code s e3 e2 e1 e0 m2 m1 m0 it holds the bits s e0 m2 m1 m0 e3 e2 e1. As
+// an F32's top byte it has the sign and the last exponent bits of that byte where they belong
+// (0x87), moved up by one bit the rest of the number in the next byte (0xf0); with 0x40 in the top
+// byte that is the number times 2^8. Where e is 0 it is not; those bytes are the subnormals, +0,
+// and NaN in the place of -0, which is packed as +0. They take a product about three times as long:
+// in weights that are quantised in blocks of 128 x 128 one line of 64 in 40 to 150 has one.
 constexpr uint8_t kPackedE4M3Nan = 0x80;
 // All of these bits are 0 where e is.
 constexpr uint8_t kPackedE4M3Exponent = 0x47;

@@ -8,8 +8,8 @@
 // panels;
 // - the weights of one panel and chunk as F32 [kChunk][32], if several groups of rows use them;
 // - the sums [panel][row][32], once for each node of the tree that waits.
-// A group of at most kMaxRows rows times 32 outputs has its accumulators in registers. One row is
-// multiplied by two panels at once: an output's multiply-adds wait for each other.
+// A group of at most kMaxRows rows times 32 outputs has its accumulators in registers. Because an
+// output's multiply-adds wait for each other, one row is multiplied by two panels at once.
 #include "kernels/cpu/matmul_core.h"
 
 #include "kernels/cpu/simd.h"
@@ -44,8 +44,9 @@ struct Chunk {
 
 // What a group of rows does with one chunk of one panel, or one row of two panels.
 struct TileArgs {
-  const uint8_t* w;      // the chunk's first pair
-  int64_t panel_bytes;   // to the next panel's
+  const uint8_t* w;     // the chunk's first pair
+  int64_t panel_bytes;  // to the next panel's
+  const uint8_t* panel_end;
   int64_t panel_floats;  // from acc and sum to the next panel's
   const float* a;        // [rows][kChunk]
   int64_t columns;       // from the chunk's base to its end
@@ -125,9 +126,11 @@ void Tile(const TileArgs& t) {
   }
   for (; a < end; a += 2, w += kPairBytes) {
     if constexpr (R <= 4) {
+      // Behind a panel lie those that are read next, not the one that is read beside it.
+      const uint8_t* next = w + kPrefetchBytes;
+      if (P > 1 && next >= t.panel_end) next += (P - 1) * t.panel_bytes;
       for (int64_t line = 0; line < P * kPairBytes; line += 64) {
-        __builtin_prefetch(
-            w + line / kPairBytes * t.panel_bytes + kPrefetchBytes + line % kPairBytes, 0, 2);
+        __builtin_prefetch(next + line / kPairBytes * t.panel_bytes + line % kPairBytes, 0, 2);
       }
     }
     MultiplyPair<type, R, P, true, true>(t, a, w, acc);
@@ -324,6 +327,7 @@ class Product {
     TileArgs tile;
     tile.w = w;
     tile.panel_bytes = panel_bytes_;
+    tile.panel_end = static_cast<const uint8_t*>(w_.data) + (panel0_ + p + 1) * panel_bytes_;
     tile.panel_floats = rows_ * kPanelRows;
     tile.columns = chunk.k1 - chunk.base();
     tile.skip_first = chunk.k0 != chunk.base();

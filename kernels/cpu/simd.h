@@ -7,7 +7,7 @@
 //   struct F32x16, I32x16, M16 (a mask)
 //   Zero() Set(x) SetI(x) Iota()                         all lanes 0 / x / x / the lane's index
 //   Load(const float*) Load(const BF16*)                 16 elements, unaligned; exact
-//   LoadF16(const uint16_t*) LoadE4M3(const uint8_t*)
+//   LoadF16(const uint16_t*)
 //   LoadI(const int32_t*) StoreI(int32_t*, v)
 //   Store(float*, v) Store(BF16*, v)                     BF16: rounds to nearest even
 //   LoadPartial(p, n) StorePartial(p, v, n)              the first n (0..16); other lanes read as 0

@@ -39,22 +39,6 @@ WHALEPOD_INLINE __m128i NarrowBF16(__m256 a) {
       _mm256_srli_epi32(_mm256_blendv_epi8(rounded, quiet, _mm256_castps_si256(nan)), 16);
   return _mm_packus_epi32(_mm256_castsi256_si128(chosen), _mm256_extracti128_si256(chosen, 1));
 }
-WHALEPOD_INLINE __m256 WidenE4M3(__m256i code) {
-  const __m256i magnitude = _mm256_and_si256(code, _mm256_set1_epi32(0x7f));
-  const __m256i sign = _mm256_slli_epi32(_mm256_and_si256(code, _mm256_set1_epi32(0x80)), 24);
-  // Exponent rebased from 7 to 127; below 2^-6 one more, which puts 2^-6 too much there.
-  // (Multiplying a denormal by 2^120 would be shorter, and very slow.)
-  const __m256i small = _mm256_cmpgt_epi32(_mm256_set1_epi32(8), magnitude);
-  const __m256i base = _mm256_sub_epi32(_mm256_set1_epi32(120 << 23), _mm256_slli_epi32(small, 23));
-  const __m256 raised =
-      _mm256_castsi256_ps(_mm256_add_epi32(_mm256_slli_epi32(magnitude, 20), base));
-  const __m256 value =
-      _mm256_sub_ps(raised, _mm256_and_ps(_mm256_castsi256_ps(small), _mm256_set1_ps(0x1p-6f)));
-  const __m256i nan = _mm256_cmpeq_epi32(magnitude, _mm256_set1_epi32(0x7f));
-  const __m256i bits =
-      _mm256_blendv_epi8(_mm256_castps_si256(value), _mm256_set1_epi32(0x7fc00000), nan);
-  return _mm256_castsi256_ps(_mm256_or_si256(bits, sign));
-}
 
 }  // namespace simd_internal
 
@@ -84,11 +68,6 @@ WHALEPOD_INLINE F32x16 LoadPartial(const BF16* p, int n) {
 WHALEPOD_INLINE F32x16 LoadF16(const uint16_t* p) {
   const __m128i* q = reinterpret_cast<const __m128i*>(p);
   return {_mm256_cvtph_ps(_mm_loadu_si128(q)), _mm256_cvtph_ps(_mm_loadu_si128(q + 1))};
-}
-WHALEPOD_INLINE F32x16 LoadE4M3(const uint8_t* p) {
-  const __m128i codes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
-  return {simd_internal::WidenE4M3(_mm256_cvtepu8_epi32(codes)),
-          simd_internal::WidenE4M3(_mm256_cvtepu8_epi32(_mm_srli_si128(codes, 8)))};
 }
 WHALEPOD_INLINE I32x16 LoadI(const int32_t* p) {
   const __m256i* q = reinterpret_cast<const __m256i*>(p);
@@ -329,9 +308,9 @@ WHALEPOD_INLINE void ExpandPair(const uint8_t* p, F32x16 even[2], F32x16 odd[2])
     __m256* evens[4] = {&even[0].lo, &even[1].lo, &even[0].hi, &even[1].hi};
     __m256* odds[4] = {&odd[0].lo, &odd[1].lo, &odd[0].hi, &odd[1].hi};
     for (int half = 0; half < 2; ++half) {
-      const __m128* q = reinterpret_cast<const __m128*>(p + 32 * half);
-      const __m128 a = _mm_loadu_ps(reinterpret_cast<const float*>(q));
-      const __m128 b = _mm_loadu_ps(reinterpret_cast<const float*>(q + 1));
+      const float* q = reinterpret_cast<const float*>(p + 32 * half);
+      const __m128 a = _mm_loadu_ps(q);
+      const __m128 b = _mm_loadu_ps(q + 4);
       // Two outputs' pairs are a dword; even ones belong to the first 16 outputs.
       const __m128i pairs[2] = {_mm_castps_si128(_mm_shuffle_ps(a, b, 0x88)),
                                 _mm_castps_si128(_mm_shuffle_ps(a, b, 0xdd))};

@@ -59,17 +59,6 @@ WHALEPOD_INLINE F32x16 LoadPartial(const BF16* p, int n) {
 WHALEPOD_INLINE F32x16 LoadF16(const uint16_t* p) {
   return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
 }
-WHALEPOD_INLINE F32x16 LoadE4M3(const uint8_t* p) {
-  const __m512i code = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-  const __m512i magnitude = _mm512_and_si512(code, _mm512_set1_epi32(0x7f));
-  const __m512i sign = _mm512_slli_epi32(_mm512_and_si512(code, _mm512_set1_epi32(0x80)), 24);
-  const __m512 value = _mm512_mul_ps(_mm512_castsi512_ps(_mm512_slli_epi32(magnitude, 20)),
-                                     _mm512_set1_ps(0x1p120f));
-  const __mmask16 nan = _mm512_cmpeq_epi32_mask(magnitude, _mm512_set1_epi32(0x7f));
-  const __m512i bits =
-      _mm512_mask_mov_epi32(_mm512_castps_si512(value), nan, _mm512_set1_epi32(0x7fc00000));
-  return {_mm512_castsi512_ps(_mm512_or_si512(bits, sign))};
-}
 WHALEPOD_INLINE I32x16 LoadI(const int32_t* p) { return {_mm512_loadu_si512(p)}; }
 WHALEPOD_INLINE void StoreI(int32_t* p, I32x16 a) { _mm512_storeu_si512(p, a.v); }
 WHALEPOD_INLINE void Store(float* p, F32x16 a) { _mm512_storeu_ps(p, a.v); }
@@ -268,15 +257,18 @@ template <DType type, int P>
 WHALEPOD_INLINE void ExpandPairs(const uint8_t* p, int64_t stride, F32x16 even[P][2],
                                  F32x16 odd[P][2]) {
   if constexpr (type == DType::kF8E4M3) {
-    __mmask64 special = 0;
+    __mmask64 special[P], any = 0;
     for (int i = 0; i < P; ++i) {
-      special |=
-          simd_internal::WidenPackedE4M3(_mm512_loadu_si512(p + i * stride), even[i], odd[i]);
+      const __m512i codes = _mm512_loadu_si512(p + i * stride);
+      special[i] = simd_internal::WidenPackedE4M3(codes, even[i], odd[i]);
+      any |= special[i];
     }
-    if (__builtin_expect(special == 0, 1)) return;
-    for (int i = 0; i < 2 * P; ++i) {
-      even[i / 2][i % 2].v = simd_internal::FixSubnormals(even[i / 2][i % 2].v);
-      odd[i / 2][i % 2].v = simd_internal::FixSubnormals(odd[i / 2][i % 2].v);
+    if (__builtin_expect(any == 0, 1)) return;
+    for (int i = 0; i < P; ++i) {
+      for (int half = 0; half < 2 && special[i] != 0; ++half) {
+        even[i][half].v = simd_internal::FixSubnormals(even[i][half].v);
+        odd[i][half].v = simd_internal::FixSubnormals(odd[i][half].v);
+      }
     }
   } else {
     for (int i = 0; i < P; ++i) ExpandPair<type>(p + i * stride, even[i], odd[i]);

@@ -87,9 +87,6 @@ WHALEPOD_INLINE F32x16 Load(const BF16* p) { return LoadPartial(p, 16); }
 WHALEPOD_INLINE F32x16 LoadF16(const uint16_t* p) {
   return WHALEPOD_MAP_F(simd_internal::DecodeF16(p[i]));
 }
-WHALEPOD_INLINE F32x16 LoadE4M3(const uint8_t* p) {
-  return WHALEPOD_MAP_F(simd_internal::DecodeE4M3(p[i]));
-}
 WHALEPOD_INLINE I32x16 LoadI(const int32_t* p) {
   return WHALEPOD_MAP_I(static_cast<uint32_t>(p[i]));
 }

@@ -7,8 +7,8 @@ usage: peers.py BUILD [--model FOLDER] [--peer NAME=COMMAND]... [--rounds N] [--
 BUILD is a build folder with bin/whalepod. COMMAND starts a server; {port} in it is the port to serve on. For example
 
     peers.py build --shapes /tmp/shapes --rounds 3 \\
-      --peer "vllm=env VLLM_MLA_DISABLE=1 VLLM_CPU_OMP_THREADS_BIND=0-1 vllm serve /tmp/shapes --load-format dummy \\
-              --dtype bfloat16 --max-model-len 2048 --enforce-eager --port {port}" \\
+      --peer "vllm=env VLLM_TARGET_DEVICE=cpu VLLM_MLA_DISABLE=1 VLLM_CPU_OMP_THREADS_BIND=0-1 VLLM_CPU_KVCACHE_SPACE=2 \\
+              vllm serve /tmp/shapes --load-format dummy --dtype bfloat16 --max-model-len 2048 --enforce-eager --port {port}" \\
       --peer "llama=llama-server -m r1-tiny.gguf -np 32 -c 65536 --port {port}"
 
 --shapes FOLDER writes there the model's config without quantization, and its tokenizer: what a server that does not load
