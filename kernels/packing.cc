@@ -126,7 +126,7 @@ void PackPadding(int64_t n, int64_t k, T* dest) {
 template <typename T, typename Unit>
 void PackRowsAs(const void* src, int64_t stride, int64_t row0, int64_t rows, int64_t n, int64_t k,
                 void* dest) {
-  constexpr int64_t per_unit = sizeof(Unit) / sizeof(T);
+  constexpr int64_t per_unit = std::is_same_v<Unit, T> ? 1 : 2;
   const T* from = static_cast<const T*>(src);
   T* to = static_cast<T*>(dest);
   const int64_t padded_k = (k + 1) / 2 * 2;
