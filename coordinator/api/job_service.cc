@@ -140,8 +140,9 @@ grpc::ServerUnaryReactor* JobService::SubmitJob(grpc::CallbackServerContext* con
                                                 v1::SubmitJobResponse* response) {
   return Later(context, [this, request, response](JobStore&, const std::string& tenant) {
     absl::StatusOr<v1::Job> job = jobs_.Submit(tenant, *request);
-    if (job.ok()) *response->mutable_job() = *std::move(job);
-    return job.status();
+    if (!job.ok()) return job.status();
+    *response->mutable_job() = *std::move(job);
+    return absl::OkStatus();
   });
 }
 
@@ -150,8 +151,9 @@ grpc::ServerUnaryReactor* JobService::GetJob(grpc::CallbackServerContext* contex
                                              v1::GetJobResponse* response) {
   return Later(context, [request, response](JobStore& store, const std::string& tenant) {
     absl::StatusOr<v1::Job> job = store.Get(tenant, request->id());
-    if (job.ok()) *response->mutable_job() = *std::move(job);
-    return job.status();
+    if (!job.ok()) return job.status();
+    *response->mutable_job() = *std::move(job);
+    return absl::OkStatus();
   });
 }
 
@@ -161,8 +163,9 @@ grpc::ServerUnaryReactor* JobService::ListJobs(grpc::CallbackServerContext* cont
   return Later(context, [request, response](JobStore& store, const std::string& tenant) {
     absl::StatusOr<v1::ListJobsResponse> page =
         store.List(tenant, request->page_size(), request->page_token());
-    if (page.ok()) *response = *std::move(page);
-    return page.status();
+    if (!page.ok()) return page.status();
+    *response = *std::move(page);
+    return absl::OkStatus();
   });
 }
 
@@ -181,8 +184,9 @@ grpc::ServerUnaryReactor* JobService::GetJobResults(grpc::CallbackServerContext*
   return Later(context, [request, response](JobStore& store, const std::string& tenant) {
     absl::StatusOr<v1::GetJobResultsResponse> page =
         store.Results(tenant, request->id(), request->page_size(), request->page_token());
-    if (page.ok()) *response = *std::move(page);
-    return page.status();
+    if (!page.ok()) return page.status();
+    *response = *std::move(page);
+    return absl::OkStatus();
   });
 }
 
@@ -191,8 +195,9 @@ grpc::ServerUnaryReactor* JobService::CancelJob(grpc::CallbackServerContext* con
                                                 v1::CancelJobResponse* response) {
   return Later(context, [request, response](JobStore& store, const std::string& tenant) {
     absl::StatusOr<v1::Job> job = store.Cancel(tenant, request->id());
-    if (job.ok()) *response->mutable_job() = *std::move(job);
-    return job.status();
+    if (!job.ok()) return job.status();
+    *response->mutable_job() = *std::move(job);
+    return absl::OkStatus();
   });
 }
 
