@@ -139,9 +139,7 @@ grpc::ServerUnaryReactor* JobService::SubmitJob(grpc::CallbackServerContext* con
                                                 const v1::SubmitJobRequest* request,
                                                 v1::SubmitJobResponse* response) {
   return Later(context, [this, request, response](JobStore&, const std::string& tenant) {
-    absl::StatusOr<v1::Job> job = jobs_.Submit(tenant, *request);
-    if (!job.ok()) return job.status();
-    *response->mutable_job() = *std::move(job);
+    ASSIGN_OR_RETURN(*response->mutable_job(), jobs_.Submit(tenant, *request));
     return absl::OkStatus();
   });
 }
@@ -150,9 +148,7 @@ grpc::ServerUnaryReactor* JobService::GetJob(grpc::CallbackServerContext* contex
                                              const v1::GetJobRequest* request,
                                              v1::GetJobResponse* response) {
   return Later(context, [request, response](JobStore& store, const std::string& tenant) {
-    absl::StatusOr<v1::Job> job = store.Get(tenant, request->id());
-    if (!job.ok()) return job.status();
-    *response->mutable_job() = *std::move(job);
+    ASSIGN_OR_RETURN(*response->mutable_job(), store.Get(tenant, request->id()));
     return absl::OkStatus();
   });
 }
@@ -161,10 +157,7 @@ grpc::ServerUnaryReactor* JobService::ListJobs(grpc::CallbackServerContext* cont
                                                const v1::ListJobsRequest* request,
                                                v1::ListJobsResponse* response) {
   return Later(context, [request, response](JobStore& store, const std::string& tenant) {
-    absl::StatusOr<v1::ListJobsResponse> page =
-        store.List(tenant, request->page_size(), request->page_token());
-    if (!page.ok()) return page.status();
-    *response = *std::move(page);
+    ASSIGN_OR_RETURN(*response, store.List(tenant, request->page_size(), request->page_token()));
     return absl::OkStatus();
   });
 }
@@ -182,10 +175,8 @@ grpc::ServerUnaryReactor* JobService::GetJobResults(grpc::CallbackServerContext*
                                                     const v1::GetJobResultsRequest* request,
                                                     v1::GetJobResultsResponse* response) {
   return Later(context, [request, response](JobStore& store, const std::string& tenant) {
-    absl::StatusOr<v1::GetJobResultsResponse> page =
-        store.Results(tenant, request->id(), request->page_size(), request->page_token());
-    if (!page.ok()) return page.status();
-    *response = *std::move(page);
+    ASSIGN_OR_RETURN(*response, store.Results(tenant, request->id(), request->page_size(),
+                                              request->page_token()));
     return absl::OkStatus();
   });
 }
@@ -194,9 +185,7 @@ grpc::ServerUnaryReactor* JobService::CancelJob(grpc::CallbackServerContext* con
                                                 const v1::CancelJobRequest* request,
                                                 v1::CancelJobResponse* response) {
   return Later(context, [request, response](JobStore& store, const std::string& tenant) {
-    absl::StatusOr<v1::Job> job = store.Cancel(tenant, request->id());
-    if (!job.ok()) return job.status();
-    *response->mutable_job() = *std::move(job);
+    ASSIGN_OR_RETURN(*response->mutable_job(), store.Cancel(tenant, request->id()));
     return absl::OkStatus();
   });
 }

@@ -88,10 +88,9 @@ absl::StatusOr<std::vector<v1::GenerateRequest>> MakeRequests(const Flags& flags
     if (!file) return absl::NotFoundError(flags.dataset_path + " can't be opened");
     ASSIGN_OR_RETURN(requests, ReadPrompts(file, flags.dataset_path));
     const size_t found = requests.size();
-    if (found == 0) return absl::InvalidArgumentError(flags.dataset_path + " holds no prompt");
     requests.resize(count);
     for (size_t i = 0; i < count; ++i) {
-      if (i >= found) requests[i] = requests[i % found];
+      if (i >= found) requests[i] = requests[i - found];
       requests[i].mutable_options()->set_max_tokens(static_cast<uint32_t>(flags.custom_output_len));
     }
   }
