@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstring>
+#include <initializer_list>
 #include <type_traits>
 
 namespace whalepod {
@@ -60,18 +61,19 @@ inline Codes Encode(Codes codes) {
   return (packed & ~(nan | zero)) | (nan & kPackedE4M3Nan);
 }
 
-// Squares of 32-bit units, side by side.
+// Two squares of a panel, from `row` < 16 on and 16 rows further on.
 inline void TransposeRows(const std::byte* src, int64_t stride, int64_t row, uint32_t* dest) {
   constexpr int64_t n = kSquare<uint32_t>;
   Units32 columns[n];
-  TransposeSquare<uint32_t>(src + row * stride, stride, columns);
-  for (int64_t i = 0; i < n; ++i) {
-    std::memcpy(dest + i * kPanelRows + row, &columns[i], sizeof(columns[i]));
+  for (const int64_t first : {row, row + 16}) {
+    TransposeSquare<uint32_t>(src + first * stride, stride, columns);
+    for (int64_t i = 0; i < n; ++i) {
+      std::memcpy(dest + i * kPanelRows + first, &columns[i], sizeof(columns[i]));
+    }
   }
 }
-// E4M3: pairs of outputs change places with those 16 further on; see PackedE4M3At.
+// E4M3: pairs of outputs of both by turns; see PackedE4M3At.
 inline void TransposeRows(const std::byte* src, int64_t stride, int64_t row, uint16_t* dest) {
-  if (row >= 16) return;  // done with those 16 before
   constexpr int64_t n = kSquare<uint16_t>;
   Units16 columns[n], further[n];
   TransposeSquare<uint16_t>(src + row * stride, stride, columns);
@@ -90,7 +92,7 @@ template <typename Unit>
 void TransposePanel(const std::byte* src, int64_t stride, int64_t units, Unit* dest) {
   constexpr int64_t n = kSquare<Unit>;
   for (int64_t line = 0; line < units; line += kLine<Unit>) {
-    for (int64_t row = 0; row < kPanelRows; row += n) {
+    for (int64_t row = 0; row < 16; row += n) {
       for (int64_t unit = line; unit < line + kLine<Unit>; unit += n) {
         TransposeRows(src + unit * sizeof(Unit), stride, row, dest + unit * kPanelRows);
       }

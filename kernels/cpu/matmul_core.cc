@@ -156,23 +156,28 @@ void Tile(const TileArgs& t) {
 }
 
 template <DType type, int R>
-WHALEPOD_INLINE void TileOfRows(int rows, int64_t panels, const TileArgs& t) {
-  if (panels > 1) return Tile<type, 1, kPanelsOfOneRow>(t);
+WHALEPOD_INLINE void TileOfRows(int rows, const TileArgs& t) {
   if (rows == R) return Tile<type, R, 1>(t);
-  if constexpr (R > 1) TileOfRows<type, R - 1>(rows, panels, t);
+  if constexpr (R > 1) TileOfRows<type, R - 1>(rows, t);
 }
 
 // Of one panel, or of kPanelsOfOneRow and one row.
+template <DType type>
+void TileOf(int rows, int64_t panels, const TileArgs& t) {
+  if (panels > 1) return Tile<type, 1, kPanelsOfOneRow>(t);
+  TileOfRows<type, kMaxRows>(rows, t);
+}
+
 void RunTile(DType type, int rows, int64_t panels, const TileArgs& t) {
   switch (type) {
     case DType::kF32:
-      return TileOfRows<DType::kF32, kMaxRows>(rows, panels, t);
+      return TileOf<DType::kF32>(rows, panels, t);
     case DType::kBF16:
-      return TileOfRows<DType::kBF16, kMaxRows>(rows, panels, t);
+      return TileOf<DType::kBF16>(rows, panels, t);
     case DType::kF16:
-      return TileOfRows<DType::kF16, kMaxRows>(rows, panels, t);
+      return TileOf<DType::kF16>(rows, panels, t);
     case DType::kF8E4M3:
-      return TileOfRows<DType::kF8E4M3, kMaxRows>(rows, panels, t);
+      return TileOf<DType::kF8E4M3>(rows, panels, t);
   }
 }
 

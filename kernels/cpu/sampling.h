@@ -73,19 +73,6 @@ constexpr LeastWords MakeLeastWords() {
 }
 static constexpr LeastWords kLeastWords = MakeLeastWords();
 
-// The scores of 64 ids, logit / temperature + noise, against the best one so far, from what their
-// best logit is: none can win, whatever the noise; or those with words above `above`.
-struct Chance {
-  bool none;
-  uint32_t above;
-};
-WHALEPOD_INLINE Chance ChanceOf(float best_logit, float temperature, const SampleCandidate& best) {
-  const float needed = best.score - best_logit / temperature;  // NaN or -inf before there is a best
-  if (needed >= kMostNoise) return {true, 0};
-  // With less than 2 one of 64 nearly always has it.
-  return {false, needed >= 2 ? kLeastWords.above[static_cast<int>(2 * needed)] : 0};
-}
-
 // Whether one of 64 words is above `least`.
 WHALEPOD_INLINE bool AnyAbove(const I32x16 words[4], uint32_t least) {
   const I32x16 sign = SetI(INT32_MIN);
@@ -94,15 +81,18 @@ WHALEPOD_INLINE bool AnyAbove(const I32x16 words[4], uint32_t least) {
                 Or(GtI(words[2] ^ sign, limit), GtI(words[3] ^ sign, limit))));
 }
 
-// The noise of ids [id, id + 64), of which `best_logit` is the best; false if none of them can
-// beat the best one so far: most blocks, once there is a good one.
+// The noise of ids [id, id + 64), of which `best_logit` is the best (or NaN); false if none of them
+// can beat the best one so far: most blocks, once there is a good one.
 WHALEPOD_INLINE bool MakeNoise(const Noise& noise, int64_t id, float best_logit, float temperature,
                                const SampleCandidate& best, float out[kBlock]) {
-  const Chance chance = ChanceOf(best_logit, temperature, best);
-  if (chance.none) return false;
+  // The noise that it takes. NaN or -inf, which no test below passes, before there is a best.
+  const float needed = best.score - best_logit / temperature;
+  if (needed >= kMostNoise) return false;
   I32x16 words[4];
   MakeWords(noise, id, words);
-  if (chance.above > 0 && !AnyAbove(words, chance.above)) return false;
+  // With less than 2 one of 64 nearly always has it.
+  if (needed >= 2 && !AnyAbove(words, kLeastWords.above[static_cast<int>(2 * needed)]))
+    return false;
   NoiseOf(words, out);
   return true;
 }
@@ -131,12 +121,9 @@ static void FindBest(const float* logits, int64_t n, int64_t id0, float temperat
     return;
   }
   for (int64_t i = 0; i < n; i += kBlock) {
-    F32x16 most = Set(-Infinity());  // NaN are passed over
-    for (int64_t j = i; j < i + kBlock && j < n; j += 16) {
-      most = Max(LoadLogits(logits + j, n - j), most);
-    }
+    const float best_logit = SegmentMax(logits + i, n - i < kBlock ? n - i : kBlock);
     float gumbel[kBlock];
-    if (!MakeNoise(noise, id0 + i, ReduceMax(most), temperature, *best, gumbel)) continue;
+    if (!MakeNoise(noise, id0 + i, best_logit, temperature, *best, gumbel)) continue;
     for (int64_t j = i; j < i + kBlock && j < n; j += 16) {
       const F32x16 scores = LoadLogits(logits + j, n - j) / Set(temperature) + Load(gumbel + j - i);
       Challenge(scores, logits + j, id0 + j, best);

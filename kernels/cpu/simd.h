@@ -51,13 +51,19 @@ constexpr float kUnitE4M3 = 0x1p-8f;
 WHALEPOD_INLINE F32x16& operator+=(F32x16& a, F32x16 b) { return a = a + b; }
 WHALEPOD_INLINE F32x16& operator*=(F32x16& a, F32x16 b) { return a = a * b; }
 
-#if !defined(WHALEPOD_ISA_AVX512)  // which has an instruction for it, and E4M3 of P panels at once
 template <DType type, int P>
 WHALEPOD_INLINE void ExpandPairs(const uint8_t* p, int64_t stride, F32x16 even[P][2],
                                  F32x16 odd[P][2]) {
-  for (int i = 0; i < P; ++i) ExpandPair<type>(p + i * stride, even[i], odd[i]);
+#if defined(WHALEPOD_ISA_AVX512)
+  if constexpr (type == DType::kF8E4M3) {
+    ExpandPairsE4M3<P>(p, stride, even, odd);
+    return;
+  } else
+#endif
+    for (int i = 0; i < P; ++i) ExpandPair<type>(p + i * stride, even[i], odd[i]);
 }
 
+#if !defined(WHALEPOD_ISA_AVX512)  // which has an instruction for it
 WHALEPOD_INLINE int Compress(F32x16 v, M16 m, float* out) {
   alignas(64) float lanes[16];
   Store(lanes, v);

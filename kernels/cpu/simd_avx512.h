@@ -232,6 +232,7 @@ WHALEPOD_INLINE __mmask64 WidenPackedE4M3(__m512i codes, F32x16 even[2], F32x16 
 
 template <DType type>
 WHALEPOD_INLINE void ExpandPair(const uint8_t* p, F32x16 even[2], F32x16 odd[2]) {
+  static_assert(type != DType::kF8E4M3, "see ExpandPairsE4M3");
   if constexpr (type == DType::kF32) {
     const float* w = reinterpret_cast<const float*>(p);
     even[0] = Load(w);
@@ -253,25 +254,22 @@ WHALEPOD_INLINE void ExpandPair(const uint8_t* p, F32x16 even[2], F32x16 odd[2])
   }
 }
 
-template <DType type, int P>
-WHALEPOD_INLINE void ExpandPairs(const uint8_t* p, int64_t stride, F32x16 even[P][2],
-                                 F32x16 odd[P][2]) {
-  if constexpr (type == DType::kF8E4M3) {
-    __mmask64 special[P], any = 0;
-    for (int i = 0; i < P; ++i) {
-      const __m512i codes = _mm512_loadu_si512(p + i * stride);
-      special[i] = simd_internal::WidenPackedE4M3(codes, even[i], odd[i]);
-      any |= special[i];
+// ExpandPairs of F8_E4M3: one test for all P lines.
+template <int P>
+WHALEPOD_INLINE void ExpandPairsE4M3(const uint8_t* p, int64_t stride, F32x16 even[P][2],
+                                     F32x16 odd[P][2]) {
+  __mmask64 special[P], any = 0;
+  for (int i = 0; i < P; ++i) {
+    const __m512i codes = _mm512_loadu_si512(p + i * stride);
+    special[i] = simd_internal::WidenPackedE4M3(codes, even[i], odd[i]);
+    any |= special[i];
+  }
+  if (__builtin_expect(any == 0, 1)) return;
+  for (int i = 0; i < P; ++i) {
+    for (int half = 0; half < 2 && special[i] != 0; ++half) {
+      even[i][half].v = simd_internal::FixSubnormals(even[i][half].v);
+      odd[i][half].v = simd_internal::FixSubnormals(odd[i][half].v);
     }
-    if (__builtin_expect(any == 0, 1)) return;
-    for (int i = 0; i < P; ++i) {
-      for (int half = 0; half < 2 && special[i] != 0; ++half) {
-        even[i][half].v = simd_internal::FixSubnormals(even[i][half].v);
-        odd[i][half].v = simd_internal::FixSubnormals(odd[i][half].v);
-      }
-    }
-  } else {
-    for (int i = 0; i < P; ++i) ExpandPair<type>(p + i * stride, even[i], odd[i]);
   }
 }
 
