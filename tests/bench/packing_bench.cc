@@ -3,8 +3,6 @@
 // alternate; prints a line per type: GB/s of the two, and the ratio of their medians.
 //
 //   packing_bench [REPEATS]
-#include <sys/mman.h>
-
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
@@ -12,8 +10,8 @@
 #include <cstring>
 #include <vector>
 
-#include "base/check.h"
 #include "kernels/packing.h"
+#include "tests/bench/huge_pages.h"
 #include "tests/bench/timing.h"
 
 namespace whalepod {
@@ -26,21 +24,14 @@ constexpr int64_t kPieceBytes = 512 * kColumns;
 // The places of an arena, one after the other and again from its start.
 class Arena {
  public:
-  Arena() {
-    void* memory =
-        mmap(nullptr, kArenaBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    CHECK(memory != MAP_FAILED);
-    madvise(memory, kArenaBytes, MADV_HUGEPAGE);
-    std::memset(memory, 1, kArenaBytes);
-    memory_ = static_cast<std::byte*>(memory);
-  }
+  Arena() { std::memset(memory_, 1, kArenaBytes); }
   std::byte* Next() {
     at_ = at_ + 2 * kPieceBytes <= kArenaBytes ? at_ + kPieceBytes : 0;
     return memory_ + at_;
   }
 
  private:
-  std::byte* memory_ = nullptr;
+  std::byte* memory_ = HugePages(kArenaBytes);
   int64_t at_ = 0;
 };
 

@@ -2,7 +2,6 @@
 // oneDNN's BF16 product, each pair measured alternately in the same run. Two threads, or
 // WHALEPOD_BENCH_THREADS.
 #include <benchmark/benchmark.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -20,6 +19,7 @@
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/thread_pool.h"
 #include "kernels/ops.h"
+#include "tests/bench/huge_pages.h"
 #include "tests/bench/read_bandwidth.h"
 #include "tests/bench/timing.h"
 
@@ -34,18 +34,14 @@ constexpr int64_t kArenaBytes = int64_t{3} << 28;
 // in 0.7 % of their lines, those of Student's t with 5 degrees of freedom in 2.3 %.
 uint8_t* Arena() {
   static uint8_t* arena = [] {
-    void* memory =
-        mmap(nullptr, kArenaBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    CHECK(memory != MAP_FAILED);
-    madvise(memory, kArenaBytes, MADV_HUGEPAGE);
-    auto* words = static_cast<uint32_t*>(memory);
+    auto* words = reinterpret_cast<uint32_t*>(HugePages(kArenaBytes));
     uint32_t state = 1;
     for (int64_t i = 0; i < kArenaBytes / 4; ++i) {
       state = state * 1664525u + 1013904223u;
       words[i] = (state & 0x83878387u) | 0x3c343c34u;
       if (i % 16 == 0 && state >> 26 == 0) words[i] &= 0xffffff38u;
     }
-    return static_cast<uint8_t*>(memory);
+    return reinterpret_cast<uint8_t*>(words);
   }();
   return arena;
 }

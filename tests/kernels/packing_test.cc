@@ -7,19 +7,10 @@
 #include <cstring>
 #include <vector>
 
+#include "tests/kernels/packed_index.h"
+
 namespace whalepod {
 namespace {
-
-// Where element (row, column) is, from the layout in packing.h.
-int64_t PackedIndex(DType dtype, int64_t row, int64_t column, int64_t k) {
-  const int64_t padded_k = (k + 1) / 2 * 2;
-  const int64_t panel = row / 32 * 32 * padded_k;
-  if (dtype == DType::kF32) return panel + column * 32 + row % 32;
-  if (dtype == DType::kF8E4M3) {
-    return panel + column / 2 * 64 + PackedE4M3At(row % 32, column % 2);
-  }
-  return panel + (column / 2 * 32 + row % 32) * 2 + column % 2;
-}
 
 template <typename T>
 void ExpectPacked(DType dtype, int64_t n, int64_t k) {

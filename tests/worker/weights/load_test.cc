@@ -10,6 +10,7 @@
 #include <random>
 
 #include "plan_builder.h"
+#include "tests/kernels/packed_index.h"
 #include "worker/weights/weights.h"
 
 namespace whalepod {
@@ -62,11 +63,7 @@ class LoadTest : public ::testing::Test {
       const int64_t padded_k = (k + 1) / 2 * 2;
       for (int64_t i = 0; i < (n + 31) / 32 * 32; ++i) {
         for (int64_t j = 0; j < padded_k; ++j) {
-          const int64_t panel = i / 32 * 32 * padded_k;
-          const int64_t at = t.dtype == DType::kF32 ? panel + j * 32 + i % 32
-                             : t.dtype == DType::kF8E4M3
-                                 ? panel + j / 2 * 64 + PackedE4M3At(i % 32, j % 2)
-                                 : panel + j / 2 * 64 + i % 32 * 2 + j % 2;
+          const int64_t at = PackedIndex(t.dtype, i, j, k);
           char expected[4] = {};
           if (i < n && j < k) {
             std::memcpy(expected, transposed ? Source(t, b, j, i) : Source(t, b, i, j), size);
