@@ -49,6 +49,8 @@ void ServingMetrics::SetScheduler(const SchedulerStats& stats) {
   decode_tokens_.SetTotal(stats.decode_tokens);
   overrun_tokens_.SetTotal(stats.overrun_tokens);
   preemptions_.SetTotal(stats.preemptions);
+  audits_.SetTotal(stats.audits);
+  audit_failures_.SetTotal(stats.audit_failures);
   prefix_queries_.SetTotal(stats.prefix_queries);
   prefix_hits_.SetTotal(stats.prefix_hits);
   waiting_by_priority_.ForEach([](const auto&, Gauge& gauge) { gauge.Set(0); });

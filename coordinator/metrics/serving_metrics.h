@@ -100,6 +100,12 @@ class ServingMetrics {
   Counter& overrun_tokens_ = registry_.AddCounter(
       "whalepod:overrun_tokens_total",
       "Tokens computed for sequences that had ended: the price of sending steps ahead.");
+  Counter& audits_ = registry_.AddCounter(
+      "whalepod:kv_audits_total",
+      "Comparisons of the sequences and KV blocks that a DP group's ranks hold with the "
+      "scheduler's: one a step and group.");
+  Counter& audit_failures_ = registry_.AddCounter(
+      "whalepod:kv_audit_failures_total", "Those that found a difference, which ends the epoch.");
   Family<Gauge>& state_ = registry_.AddGauges(
       "whalepod:deployment_state", {"state"},
       "1 for the state that the deployment is in: starting, ready, stopping, failed.");

@@ -52,7 +52,9 @@ absl::Status Scheduler::CommitGroup(uint32_t g, GroupFlight& flight, GroupResult
   }
   for (const SlotChange& start : flight.starts) group.sampling[start.slot] = start.sequence;
   group.samples += static_cast<uint32_t>(flight.starts.size());
+  ++counters_.audits;
   if (result.live_sequences != flight.live_sequences || result.live_blocks != flight.live_blocks) {
+    ++counters_.audit_failures;
     return absl::InternalError(absl::StrCat(
         "the ranks hold ", result.live_sequences, " sequences and ", result.live_blocks,
         " blocks, expected ", flight.live_sequences, " and ", flight.live_blocks));

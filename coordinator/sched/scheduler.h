@@ -88,6 +88,8 @@ struct SchedulerStats {
   uint64_t submitted = 0, finished = 0, cancelled = 0, failed = 0, expired = 0;
   uint64_t steps = 0, prefill_tokens = 0, decode_tokens = 0, overrun_tokens = 0;
   uint64_t preemptions = 0;
+  // Comparisons of what a DP group's ranks hold with what they should, and those that failed.
+  uint64_t audits = 0, audit_failures = 0;
   // Tokens looked for in the prefix cache, and those found.
   uint64_t prefix_queries = 0, prefix_hits = 0;
   uint64_t waiting_tokens = 0;

@@ -51,6 +51,8 @@ TEST(ServingMetrics, SchedulerAndDeployment) {
   stats.blocks_owned = 6;
   stats.prefill_tokens = 100;
   stats.preemptions = 4;
+  stats.audits = 90;
+  stats.audit_failures = 1;
   stats.prefix_queries = 9;
   stats.prefix_hits = 5;
   stats.waiting_by_priority = {{-3, 2}};
@@ -78,6 +80,8 @@ TEST(ServingMetrics, SchedulerAndDeployment) {
   EXPECT_EQ(Value(text, "vllm:kv_cache_usage_perc{model_name=\"m\"}"), 0.75);
   EXPECT_EQ(Value(text, "whalepod:prefill_tokens_total{model_name=\"m\"}"), 150);
   EXPECT_EQ(Value(text, "vllm:num_preemptions_total{model_name=\"m\"}"), 4);
+  EXPECT_EQ(Value(text, "whalepod:kv_audits_total{model_name=\"m\"}"), 90);
+  EXPECT_EQ(Value(text, "whalepod:kv_audit_failures_total{model_name=\"m\"}"), 1);
   EXPECT_EQ(Value(text, "vllm:prefix_cache_queries_total{model_name=\"m\"}"), 9);
   EXPECT_EQ(Value(text, "vllm:prefix_cache_hits_total{model_name=\"m\"}"), 5);
   EXPECT_EQ(Value(text, "whalepod:requests_waiting{model_name=\"m\",priority=\"-3\"}"), 0);

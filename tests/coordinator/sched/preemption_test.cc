@@ -223,6 +223,8 @@ TEST(Audit, RanksThatHoldOtherThanTheyShouldAreFoundOut) {
   const absl::Status status = scheduler->Commit(plan.step(), results).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kInternal);
   EXPECT_THAT(status.message(), HasSubstr("1 sequences and 3 blocks, expected 1 and 2"));
+  EXPECT_EQ(scheduler->Stats().audit_failures, 1u);
+  EXPECT_EQ(scheduler->Stats().audits, 1u);
 }
 
 }  // namespace
