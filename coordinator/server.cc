@@ -264,14 +264,15 @@ absl::Status CoordinatorServer::OpenJobs() {
     const auto retention_ms = static_cast<int64_t>(options_.job_retention_days * kDayMs);
     ASSIGN_OR_RETURN(
         jobs_, JobStore::Open({.path = path, .now_ms = WallMs, .retention_ms = retention_ms}));
-    job_backend_ = std::make_unique<JobBackend>(frontend_.get(), [] { return WallMs() / 1000; });
+    job_backend_ =
+        std::make_unique<JobBackend>(frontend_.get(), jobs_.get(), [] { return WallMs() / 1000; });
     JobRunner::Options runner;
     runner.most_in_flight = options_.jobs_in_flight;
     job_runner_ = std::make_unique<JobRunner>(jobs_.get(), job_backend_.get(), runner);
   }
-  job_api_ = std::make_unique<JobApi>(jobs_.get(), [this](const v1::GenerateRequest& request) {
-    return frontend_->Check(request);
-  });
+  job_api_ = std::make_unique<JobApi>(
+      jobs_.get(), job_backend_.get(),
+      [this](const v1::GenerateRequest& request) { return frontend_->Check(request); });
   return absl::OkStatus();
 }
 

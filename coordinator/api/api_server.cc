@@ -166,18 +166,8 @@ class Service final : public v1::InferenceService::CallbackService {
   template <typename Find>
   grpc::ServerWriteReactor<v1::GenerateResponse>* ReadStream(grpc::CallbackServerContext* context,
                                                              uint32_t from_token, Find find) {
-    const std::shared_ptr<GrpcResume> call = GrpcResume::Make(context, frontend_.clock());
-    absl::StatusOr<std::string> caller = CallerOf(frontend_, *context);
-    absl::Status queued = caller.status();
-    if (queued.ok()) {
-      queued = OnStreams([call, from_token, find, caller = *std::move(caller)] {
-        absl::StatusOr<std::shared_ptr<ResumableStream>> stream = find(caller);
-        if (!stream.ok()) return call->Refuse(stream.status());
-        call->Begin(*std::move(stream), from_token);
-      });
-    }
-    if (!queued.ok()) call->Refuse(queued);
-    return call.get();
+    const auto run = [this](std::function<void()> work) { return OnStreams(std::move(work)); };
+    return whalepod::ReadStream(context, frontend_, from_token, run, std::move(find));
   }
 
   Frontend& frontend_;

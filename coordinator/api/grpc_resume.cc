@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "coordinator/api/caller.h"
 #include "coordinator/api/errors.h"
 
 namespace whalepod {
@@ -124,6 +125,25 @@ void GrpcResume::OnDone() {
   }
   if (stream != nullptr) stream->Detach(this);
   const std::shared_ptr<GrpcResume> last = std::move(self_);
+}
+
+GrpcResume* ReadStream(
+    grpc::CallbackServerContext* context, const Frontend& frontend, uint32_t from_token,
+    const std::function<absl::Status(std::function<void()>)>& run,
+    std::function<absl::StatusOr<std::shared_ptr<ResumableStream>>(const std::string& caller)>
+        find) {
+  const std::shared_ptr<GrpcResume> call = GrpcResume::Make(context, frontend.clock());
+  absl::StatusOr<std::string> caller = CallerOf(frontend, *context);
+  absl::Status queued = caller.status();
+  if (queued.ok()) {
+    queued = run([call, from_token, find = std::move(find), caller = *std::move(caller)] {
+      absl::StatusOr<std::shared_ptr<ResumableStream>> stream = find(caller);
+      if (!stream.ok()) return call->Refuse(stream.status());
+      call->Begin(*std::move(stream), from_token);
+    });
+  }
+  if (!queued.ok()) call->Refuse(queued);
+  return call.get();
 }
 
 }  // namespace whalepod

@@ -3,11 +3,15 @@
 
 #include <grpcpp/grpcpp.h>
 
+#include <functional>
 #include <memory>
 #include <mutex>
+#include <string>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "base/clock.h"
+#include "coordinator/api/frontend.h"
 #include "coordinator/api/resumable_stream.h"
 #include "whalepod/v1/inference.grpc.pb.h"
 
@@ -53,5 +57,13 @@ class GrpcResume final : public grpc::ServerWriteReactor<v1::GenerateResponse>,
   ResumableStream::Place place_;              // of whoever is busy, and message_
   v1::GenerateResponse message_;
 };
+
+// A call of `context` that reads the stream that `find` gives its caller, from a token on. `run`
+// has `find` called on a thread that may wait for the disk, or says why not.
+GrpcResume* ReadStream(
+    grpc::CallbackServerContext* context, const Frontend& frontend, uint32_t from_token,
+    const std::function<absl::Status(std::function<void()>)>& run,
+    std::function<absl::StatusOr<std::shared_ptr<ResumableStream>>(const std::string& caller)>
+        find);
 
 }  // namespace whalepod

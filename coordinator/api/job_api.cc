@@ -55,8 +55,9 @@ absl::Status Check(const v1::SubmitJobRequest& request) {
 
 }  // namespace
 
-JobApi::JobApi(JobStore* store, CheckFn check)
+JobApi::JobApi(JobStore* store, JobBackend* backend, CheckFn check)
     : store_(store),
+      backend_(backend),
       check_(std::move(check)),
       pool_(kThreads, std::numeric_limits<size_t>::max()) {}
 
@@ -107,6 +108,12 @@ absl::StatusOr<v1::Job> JobApi::Submit(const std::string& tenant,
       return BadField("work", "MISSING", "not set", "generate or jsonl");
   }
   return store->Submit(job);
+}
+
+absl::StatusOr<std::shared_ptr<ResumableStream>> JobApi::WatchItem(
+    const std::string& tenant, const v1::WatchJobItemRequest& request) {
+  RETURN_IF_ERROR(store().status());
+  return backend_->Watch(tenant, request.id(), request.index());
 }
 
 absl::Status JobApi::Run(std::function<void()> work) {

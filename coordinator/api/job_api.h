@@ -3,10 +3,12 @@
 
 #include <atomic>
 #include <functional>
+#include <memory>
 #include <string>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "coordinator/api/job_backend.h"
 #include "coordinator/api/work_pool.h"
 #include "coordinator/jobs/job_store.h"
 #include "whalepod/v1/jobs.pb.h"
@@ -25,8 +27,8 @@ class JobApi {
   // What is wrong with a request, as far as is known.
   using CheckFn = std::function<absl::Status(const v1::GenerateRequest& request)>;
 
-  // store: null if the deployment has none, which all is refused for then. Outlives this.
-  JobApi(JobStore* store, CheckFn check);
+  // store, backend: null if the deployment has none, which all is refused for then. Outlive this.
+  JobApi(JobStore* store, JobBackend* backend, CheckFn check);
 
   // FAILED_PRECONDITION, with the options to set, if there is none.
   absl::StatusOr<JobStore*> store() const;
@@ -35,6 +37,10 @@ class JobApi {
   absl::StatusOr<v1::Job> Submit(const std::string& tenant, const v1::SubmitJobRequest& request,
                                  const BatchOrigin& origin = {});
 
+  // JobBackend::Watch.
+  absl::StatusOr<std::shared_ptr<ResumableStream>> WatchItem(
+      const std::string& tenant, const v1::WatchJobItemRequest& request);
+
   // Runs `work` on a thread that may wait for the disk. RESOURCE_EXHAUSTED if too many wait.
   absl::Status Run(std::function<void()> work);
   // The same for what there are few of, and must go on.
@@ -42,6 +48,7 @@ class JobApi {
 
  private:
   JobStore* const store_;
+  JobBackend* const backend_;
   const CheckFn check_;
   std::atomic<int> waiting_{0};  // given to Run, and not begun
   WorkPool pool_;                // last: its tasks use the rest

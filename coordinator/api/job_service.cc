@@ -7,6 +7,7 @@
 #include "base/status.h"
 #include "coordinator/api/caller.h"
 #include "coordinator/api/errors.h"
+#include "coordinator/api/grpc_resume.h"
 
 namespace whalepod {
 namespace {
@@ -169,6 +170,15 @@ grpc::ServerWriteReactor<v1::WatchJobResponse>* JobService::WatchJob(
   const absl::StatusOr<JobStore*> store = jobs_.store();
   if (!store.ok()) return new Refused(store.status());
   return new Watcher(&jobs_, *store, *std::move(tenant), *request);
+}
+
+grpc::ServerWriteReactor<v1::GenerateResponse>* JobService::WatchJobItem(
+    grpc::CallbackServerContext* context, const v1::WatchJobItemRequest* request) {
+  const auto run = [this](std::function<void()> work) { return jobs_.Run(std::move(work)); };
+  return ReadStream(context, frontend_, request->from_token(), run,
+                    [this, request = *request](const std::string& tenant) {
+                      return jobs_.WatchItem(tenant, request);
+                    });
 }
 
 grpc::ServerUnaryReactor* JobService::GetJobResults(grpc::CallbackServerContext* context,

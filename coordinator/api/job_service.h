@@ -27,6 +27,8 @@ class JobService final : public v1::JobService::CallbackService {
                                      v1::ListJobsResponse* response) override;
   grpc::ServerWriteReactor<v1::WatchJobResponse>* WatchJob(
       grpc::CallbackServerContext* context, const v1::WatchJobRequest* request) override;
+  grpc::ServerWriteReactor<v1::GenerateResponse>* WatchJobItem(
+      grpc::CallbackServerContext* context, const v1::WatchJobItemRequest* request) override;
   grpc::ServerUnaryReactor* GetJobResults(grpc::CallbackServerContext* context,
                                           const v1::GetJobResultsRequest* request,
                                           v1::GetJobResultsResponse* response) override;

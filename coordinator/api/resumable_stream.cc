@@ -24,16 +24,21 @@ v1::JournalEnd EndOf(const absl::Status& status) {
   return end;
 }
 
-void ResumableStream::Restore(v1::JournalEvents events, v1::JournalEnd end) {
-  std::lock_guard lock(mu_);
-  for (v1::GenerateResponse& event : *events.mutable_events()) {
-    if (event.has_started()) {
-      started_ = std::move(event);
-    } else {
-      tokens_.push_back(std::move(event));
+void ResumableStream::Restore(v1::JournalEvents events, std::optional<v1::JournalEnd> end) {
+  std::vector<std::shared_ptr<StreamReader>> readers;
+  {
+    std::lock_guard lock(mu_);
+    for (v1::GenerateResponse& event : *events.mutable_events()) {
+      if (event.has_started()) {
+        started_ = std::move(event);
+      } else {
+        tokens_.push_back(std::move(event));
+      }
     }
+    end_ = std::move(end);
+    readers = ReadersLocked();
   }
-  end_ = std::move(end);
+  for (const std::shared_ptr<StreamReader>& reader : readers) reader->OnMore();
 }
 
 // Once the end is known to others they may let the stream go: it is not touched after the lock.
@@ -128,7 +133,7 @@ ResumableStream::Next ResumableStream::Take(Place* place, v1::GenerateResponse* 
     while (place->token < end) message->MergeFrom(tokens_[place->token++]);
     return Next::kMessage;
   }
-  if (end_.has_value() && place->token > there) {
+  if (end_.has_value() && end_->has_finished() && place->token > there) {
     *status = absl::OutOfRangeError(
         absl::StrCat("from_token is ", place->token, ", the answer has ", there, " tokens"));
     return Next::kError;

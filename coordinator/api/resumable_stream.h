@@ -45,8 +45,8 @@ class ResumableStream final : public ResponseWriter,
   void Cancel() {
     if (generation_ != nullptr) generation_->Cancel();
   }
-  // One that ended in an earlier deployment.
-  void Restore(v1::JournalEvents events, v1::JournalEnd end);
+  // What came before it has a generation, and, unless it goes on from there, the end.
+  void Restore(v1::JournalEvents events, std::optional<v1::JournalEnd> end);
 
   // ResponseWriter: from the generation.
   bool Write(const v1::GenerateResponse& message, bool last) override;

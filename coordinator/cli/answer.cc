@@ -105,4 +105,13 @@ void AnswerPrinter::End() {
 
 bool OnTerminal() { return isatty(STDOUT_FILENO) != 0; }
 
+int ShowLive(bool has_tokenizer,
+             const std::function<absl::StatusOr<Client::Answer>(const Client::OnTokens&)>& ask) {
+  AnswerPrinter printer(OnTerminal(), has_tokenizer);
+  const absl::StatusOr<Client::Answer> answer =
+      ask([&printer](const v1::GenerateResponse::Tokens& tokens) { printer.Show(tokens); });
+  if (answer.ok() || OnTerminal()) printer.End();
+  return answer.ok() ? 0 : ReportError(answer.status());
+}
+
 }  // namespace whalepod

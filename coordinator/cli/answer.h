@@ -1,8 +1,10 @@
 // How a completion is shown.
 #pragma once
 
+#include <functional>
 #include <string>
 
+#include "absl/status/statusor.h"
 #include "coordinator/cli/client.h"
 
 namespace whalepod {
@@ -38,5 +40,9 @@ class AnswerPrinter {
 
 // Whether standard output is a terminal.
 bool OnTerminal();
+
+// Shows one answer while it comes; returns the exit status. ask: makes the call.
+int ShowLive(bool has_tokenizer,
+             const std::function<absl::StatusOr<Client::Answer>(const Client::OnTokens&)>& ask);
 
 }  // namespace whalepod

@@ -163,32 +163,44 @@ absl::StatusOr<Client::Answer> Client::Generate(const v1::GenerateRequest& reque
   answer.choices.resize(std::max(1u, request.options().n()));
   const absl::Status status = ReadAll(reader.get(), on_tokens, &answer);
   if (canceller != nullptr) canceller->Watch(nullptr);
-  if (request.resumable()) return GoOn(std::move(answer), status, on_tokens);
+  const std::string& id = answer.started.request_id();
+  if (request.resumable() && !id.empty()) {
+    return GoOn(std::move(answer), status, OpenResumed(id), kResumeWait, on_tokens);
+  }
   if (!status.ok()) return status;
   return answer;
 }
 
+Client::Open Client::OpenResumed(const std::string& request_id) {
+  return [this, request_id](grpc::ClientContext* context, uint32_t from_token) {
+    v1::ResumeGenerateRequest request;
+    request.set_request_id(request_id);
+    request.set_from_token(from_token);
+    return stub_->ResumeGenerate(context, request);
+  };
+}
+
 absl::StatusOr<Client::Answer> Client::Resume(const std::string& request_id,
+                                              const OnTokens& on_tokens) {
+  return Follow(OpenResumed(request_id), kResumeWait, on_tokens);
+}
+
+absl::StatusOr<Client::Answer> Client::Follow(const Open& open, Duration wait,
                                               const OnTokens& on_tokens) {
   Answer answer;
   answer.choices.resize(1);
-  answer.started.set_request_id(request_id);
-  return GoOn(std::move(answer), absl::UnavailableError("not asked for yet"), on_tokens);
+  return GoOn(std::move(answer), absl::UnavailableError("not asked for yet"), open, wait,
+              on_tokens);
 }
 
-absl::StatusOr<Client::Answer> Client::GoOn(Answer answer, absl::Status status,
-                                            const OnTokens& on_tokens) {
+absl::StatusOr<Client::Answer> Client::GoOn(Answer answer, absl::Status status, const Open& open,
+                                            Duration wait, const OnTokens& on_tokens) {
   // A server that is being shut down cancels calls.
-  const auto may_come_back = [&status] {
-    return absl::IsUnavailable(status) || absl::IsCancelled(status);
-  };
-  while (may_come_back() && !answer.started.request_id().empty()) {
-    RETURN_IF_ERROR(WaitReady(kResumeWait, Failed::kMayComeBack));
-    v1::ResumeGenerateRequest request;
-    request.set_request_id(answer.started.request_id());
-    request.set_from_token(static_cast<uint32_t>(answer.choices.front().tokens.size()));
+  while (absl::IsUnavailable(status) || absl::IsCancelled(status)) {
+    RETURN_IF_ERROR(WaitReady(wait, Failed::kMayComeBack));
     grpc::ClientContext context;
-    status = ReadAll(stub_->ResumeGenerate(&context, request).get(), on_tokens, &answer);
+    const auto from = static_cast<uint32_t>(answer.choices.front().tokens.size());
+    status = ReadAll(open(&context, from).get(), on_tokens, &answer);
   }
   if (!status.ok()) return status;
   return answer;

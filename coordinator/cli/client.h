@@ -72,13 +72,21 @@ class Client {
                                   Canceller* canceller = nullptr);
   // All of a resumable request, as Generate.
   absl::StatusOr<Answer> Resume(const std::string& request_id, const OnTokens& on_tokens);
+  // All of the answer that `open` reads from a token on, as Resume; DEADLINE_EXCEEDED if the
+  // deployment is not ready, or away, for longer than `wait`.
+  using Open = std::function<std::unique_ptr<grpc::ClientReaderInterface<v1::GenerateResponse>>(
+      grpc::ClientContext* context, uint32_t from_token)>;
+  absl::StatusOr<Answer> Follow(const Open& open, Duration wait, const OnTokens& on_tokens);
   absl::StatusOr<v1::GetModelResponse> GetModel();
   absl::StatusOr<v1::GetStatusResponse> GetStatus();
   absl::StatusOr<v1::GetUsageResponse> GetUsage(const v1::GetUsageRequest& request);
 
  private:
-  // Takes the rest of a resumable answer, as often as the deployment goes away under it.
-  absl::StatusOr<Answer> GoOn(Answer answer, absl::Status status, const OnTokens& on_tokens);
+  // Takes the rest of an answer, as often as the deployment goes away under it.
+  absl::StatusOr<Answer> GoOn(Answer answer, absl::Status status, const Open& open, Duration wait,
+                              const OnTokens& on_tokens);
+  // Of a resumable request.
+  Open OpenResumed(const std::string& request_id);
 
   const std::unique_ptr<v1::InferenceService::StubInterface> stub_;
 };

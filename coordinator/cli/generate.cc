@@ -2,7 +2,6 @@
 #include <cstdio>
 #include <deque>
 #include <fstream>
-#include <functional>
 #include <future>
 #include <iostream>
 #include <memory>
@@ -123,16 +122,6 @@ int Print(const Flags& flags, bool has_tokenizer, const absl::StatusOr<Client::A
     }
   }
   return 0;
-}
-
-// One answer whose text is shown while it comes. ask: makes the call.
-int ShowLive(bool has_tokenizer,
-             const std::function<absl::StatusOr<Client::Answer>(const Client::OnTokens&)>& ask) {
-  AnswerPrinter printer(OnTerminal(), has_tokenizer);
-  const absl::StatusOr<Client::Answer> answer =
-      ask([&printer](const v1::GenerateResponse::Tokens& tokens) { printer.Show(tokens); });
-  if (answer.ok() || OnTerminal()) printer.End();
-  return answer.ok() ? 0 : ReportError(answer.status());
 }
 
 // All of a resumable request's answer.

@@ -18,6 +18,7 @@
 #include "base/clock.h"
 #include "base/status.h"
 #include "coordinator/api/batch_format.h"
+#include "coordinator/cli/answer.h"
 #include "coordinator/cli/client.h"
 #include "coordinator/cli/client_flags.h"
 #include "coordinator/cli/commands.h"
@@ -185,6 +186,8 @@ int Results(const Flags& flags) {
 
 struct WatchFlags : Flags {
   uint32_t from = 0;
+  std::optional<uint32_t> item;
+  uint32_t from_token = 0;
   double wait = 60;
 };
 
@@ -199,13 +202,37 @@ void PrintItem(const v1::Job& job, const v1::JobItem& item) {
               Short(v1::JobItemState_Name(item.state()), "JOB_ITEM_STATE_").c_str(), why.c_str());
 }
 
+// One item's answer while it is generated.
+int WatchItem(const WatchFlags& flags, Duration wait) {
+  const auto stub = StubOf(flags);
+  v1::WatchJobItemRequest request;
+  request.set_id(flags.id);
+  request.set_index(*flags.item);
+  const Client::Open open = [&](grpc::ClientContext* context, uint32_t from_token) {
+    request.set_from_token(flags.from_token + from_token);
+    return stub->WatchJobItem(context, request);
+  };
+  Client client(flags.endpoint, flags.api_key);
+  if (flags.json) {
+    const absl::StatusOr<Client::Answer> answer = client.Follow(open, wait, nullptr);
+    if (!answer.ok()) return ReportError(answer.status());
+    std::printf("%s\n", AnswerJson(*answer, 0, JsonOptions()).c_str());
+    return 0;
+  }
+  const absl::StatusOr<v1::GetModelResponse> model = client.GetModel();
+  return ShowLive(model.ok() && model->has_tokenizer(), [&](const Client::OnTokens& on_tokens) {
+    return client.Follow(open, wait, on_tokens);
+  });
+}
+
 int Watch(const WatchFlags& flags) {
+  const auto wait = std::chrono::duration_cast<Duration>(std::chrono::duration<double>(flags.wait));
+  if (flags.item) return WatchItem(flags, wait);
   const auto stub = StubOf(flags);
   v1::WatchJobRequest request;
   request.set_id(flags.id);
   request.set_from(flags.from);
   v1::Job job;
-  const auto wait = std::chrono::duration_cast<Duration>(std::chrono::duration<double>(flags.wait));
   const absl::Status status =
       WatchToEnd(*stub, request, wait, [&](const v1::WatchJobResponse& response) {
         job = response.job();
@@ -265,7 +292,12 @@ void AddJobs(CLI::App& app, CommandRun& run) {
              std::make_shared<Flags>(), &Results, run);
   const auto flags = std::make_shared<WatchFlags>();
   CLI::App* watch = AddCommand(jobs, "watch", "Follow a job to its end", true, flags, &Watch, run);
-  watch->add_option("--from", flags->from, "how many ended items to pass over");
+  CLI::Option* from = watch->add_option("--from", flags->from, "how many ended items to pass over");
+  CLI::Option* item =
+      watch->add_option("--item", flags->item, "one item's answer, while it is generated")
+          ->excludes(from);
+  watch->add_option("--from-token", flags->from_token, "how many of its tokens to pass over")
+      ->needs(item);
   watch->add_option("--wait", flags->wait, "seconds to wait for a deployment that is gone")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();

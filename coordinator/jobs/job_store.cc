@@ -271,6 +271,18 @@ absl::StatusOr<v1::WatchJobResponse> JobStore::Watch(const std::string& tenant,
   }
 }
 
+absl::StatusOr<v1::JobItem> JobStore::Item(const std::string& tenant, const std::string& id,
+                                           uint32_t index) {
+  std::lock_guard lock(mu_);
+  ASSIGN_OR_RETURN(const Row row, Find(tenant, id));
+  Database::Query query =
+      database_->Prepare("SELECT " ITEM_COLUMNS " FROM items WHERE job=? AND idx=?");
+  ASSIGN_OR_RETURN(const bool found, query.Bind(row.key).Bind(int64_t{index}).Next());
+  if (found) return ReadItem(query);
+  return absl::OutOfRangeError(
+      absl::StrCat("the job has ", row.job.counts().total(), " items, and no item ", index));
+}
+
 absl::Status JobStore::EndJob(int64_t key, v1::JobState state) {
   const bool cancelled = state == v1::JOB_STATE_CANCELLED;
   {

@@ -96,6 +96,9 @@ class JobStore {
   // The job, and of the items that have ended those from number `from` on, at most `most`.
   absl::StatusOr<v1::WatchJobResponse> Watch(const std::string& tenant, const std::string& id,
                                              uint32_t from, uint32_t most);
+  // One item, ended or not. OUT_OF_RANGE: the job has fewer.
+  absl::StatusOr<v1::JobItem> Item(const std::string& tenant, const std::string& id,
+                                   uint32_t index);
   // The job as it is then; one that has ended stays.
   absl::StatusOr<v1::Job> Cancel(const std::string& tenant, const std::string& id);
 

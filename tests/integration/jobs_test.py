@@ -111,6 +111,21 @@ class JobsTest(unittest.TestCase):
         expected, _, _ = self.deployment.client.generate(question(12, 13), temperature=0, max_tokens=9)
         self.assertEqual(list(item.answer.choices[0].token_ids), expected)
 
+    def test_an_item_is_watched_token_by_token(self):
+        ids = ",".join(map(str, question(77, 5)))
+        job_id = self.cli("submit", "--prompt-token-ids", ids, "--temperature", 0).stdout.strip()
+        watched = self.cli("watch", job_id, "--item", 0)  # from its first token on, or nearly
+        self.assertEqual(watched.returncode, 0, watched.stderr)
+        whole = json.loads(self.cli("watch", job_id, "--item", 0, "--json").stdout)
+        (item,) = results(self.stub, job_id)
+        self.assertEqual(whole["token_ids"], list(item.answer.choices[0].token_ids))
+        self.assertIn(whole["text"].strip(), watched.stdout)
+        rest = json.loads(self.cli("watch", job_id, "--item", 0, "--from-token", 9, "--json").stdout)
+        self.assertEqual(rest["token_ids"], whole["token_ids"][9:])
+        self.assertTrue((whole["reasoning"] + whole["text"]).endswith(rest["reasoning"] + rest["text"]))
+        missing = self.cli("watch", job_id, "--item", 1)
+        self.assertIn("OUT_OF_RANGE: the job has 1 items", missing.stderr)
+
     def test_cancel(self):
         text = "".join(line(i, max_tokens=400) + "\n" for i in range(100))
         job_id = self.cli("submit", "-", stdin=text).stdout.strip()
@@ -150,6 +165,16 @@ class JobsTest(unittest.TestCase):
         self.assertEqual(len(seen), 2)
         self.assertEqual([item.index for item in client.results(job.id)], [0, 1])
         self.assertEqual(list(client.watch(job.id, seen=1)), seen[1:])
+        (first, second) = client.results(job.id)
+        for item in (first, second):
+            events = list(client.watch_item(job.id, item.index))
+            choice = item.answer.choices[0]
+            self.assertEqual([t.token_id for e in events for t in e.tokens.tokens], list(choice.token_ids))
+            self.assertEqual("".join(s.text for e in events for s in e.tokens.spans), choice.reasoning + choice.text)
+            self.assertEqual(events[-1].finished.usage, item.answer.usage)
+        events = list(client.watch_item(job.id, 0, from_token=20))
+        self.assertEqual([t.token_id for e in events for t in e.tokens.tokens],
+                         list(first.answer.choices[0].token_ids)[20:])
         one = client.submit(self.deployment.client.request(question(3, 4), max_tokens=2))
         self.assertEqual(len(list(client.watch(one.id))), 1)
         client.channel.close()

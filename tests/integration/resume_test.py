@@ -188,6 +188,40 @@ class RestartTest(unittest.TestCase):
                 self.assertEqual(json.loads(output)["token_ids"], expected)
                 python.channel.close()
 
+    def test_a_watcher_of_a_job_goes_on_when_all_of_it_is_killed(self):
+        """The item is begun anew by the next deployment; its watchers see each token once."""
+        port, tokens = free_port(), 1500
+        with tempfile.TemporaryDirectory() as folder:
+            deploy = lambda: Deployment("--state-dir", folder, grpc_port=port)
+            with deploy() as deployment:
+                python = Client(f"127.0.0.1:{port}")
+                job = python.submit(deployment.client.request(PROMPT, **{**OPTIONS, "max_tokens": tokens}))
+                events, enough, errors = [], threading.Event(), []
+
+                def read():
+                    try:
+                        for event in python.watch_item(job.id, wait=PATIENCE):
+                            events.append(event)
+                            if len(ids_of(events)) >= 5:
+                                enough.set()
+                    except grpc.RpcError as error:
+                        errors.append(error)
+                    enough.set()
+
+                reader = threading.Thread(target=read)
+                reader.start()
+                self.assertTrue(enough.wait(PATIENCE))
+                deployment.kill()
+            seen = len(ids_of(events))
+            self.assertLess(seen, tokens)
+            with deploy():
+                reader.join(PATIENCE)
+                self.assertFalse(reader.is_alive() or errors, errors)
+                (item,) = python.results(job.id)
+                self.assertEqual(ids_of(events), list(item.answer.choices[0].token_ids))
+                self.assertEqual(len(ids_of(events)), tokens)
+                python.channel.close()
+
     def test_without_a_folder_it_is_refused(self):
         with Deployment() as deployment:
             request = deployment.client.request(PROMPT, **OPTIONS)

@@ -33,15 +33,19 @@ class Client:
         mine = inference_pb2.GenerateRequest()
         mine.CopyFrom(request)
         mine.resumable = True
-        messages, begun, tokens, give_up = self.generate(mine), None, 0, None
+        yield from self._follow(self.generate(mine), self.resume, wait)
+
+    def _follow(self, messages, again, wait, begun=None):
+        """`messages`, and `again(what was begun, tokens seen)` as often as the deployment goes away under them."""
+        started, tokens, give_up = False, 0, None
         while True:
             try:
                 for message in messages:
                     give_up = None
                     if message.HasField("started"):
-                        if begun:
+                        if started:
                             continue
-                        begun = message.started.request_id
+                        started, begun = True, begun or message.started.request_id
                     tokens += len(message.tokens.tokens)
                     yield message
                 return
@@ -52,12 +56,13 @@ class Client:
                 if not away or not begun or time.monotonic() > give_up:
                     raise
                 time.sleep(0.1)
-                messages = self.resume(begun, tokens)
+                messages = again(begun, tokens)
 
     def resume(self, request_id, from_token=0):
         """The messages of a resumable request from one of its tokens on."""
         request = inference_pb2.ResumeGenerateRequest(request_id=request_id, from_token=from_token)
         return self.inference.ResumeGenerate(request, metadata=self.metadata)
+
     def usage(self, from_day="", to_day=""):
         """GetUsageResponse: accounts by day, API key and source; the last 30 days if nothing is said."""
         request = inference_pb2.GetUsageRequest(from_day=from_day, to_day=to_day)
@@ -74,6 +79,16 @@ class Client:
         request = jobs_pb2.WatchJobRequest(id=job_id, **{"from": seen})
         for event in self.jobs.WatchJob(request, metadata=self.metadata):
             yield from event.items
+
+    def watch_item(self, job_id, index=0, from_token=0, wait=60):
+        """The messages of one item's answer while it is generated, or after, from one of its tokens on;
+        also when the deployment is away for up to `wait` seconds in between."""
+        def read(item, seen):
+            request = jobs_pb2.WatchJobItemRequest(id=item[0], index=item[1], from_token=from_token + seen)
+            return self.jobs.WatchJobItem(request, metadata=self.metadata)
+
+        item = (job_id, index)
+        yield from self._follow(read(item, 0), read, wait, begun=item)
 
     def results(self, job_id):
         """Items that have ended, by index."""

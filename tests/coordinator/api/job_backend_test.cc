@@ -12,6 +12,7 @@
 #include "coordinator/api/multipart.h"
 #include "nlohmann/json.hpp"
 #include "tests/coordinator/api/loopback_frontend.h"
+#include "tests/coordinator/api/test_reader.h"
 #include "tests/coordinator/jobs/test_store.h"
 
 namespace whalepod {
@@ -26,10 +27,11 @@ class JobBackendTest : public ::testing::Test {
   void SetUp() override {
     test_.retention_ms = kRetentionMs;
     ASSERT_TRUE(test_.Open().ok());
-    api_ = std::make_unique<JobApi>(test_.store.get(), [this](const v1::GenerateRequest& request) {
-      return loopback_.frontend->Check(request);
-    });
-    backend_ = std::make_unique<JobBackend>(loopback_.frontend.get(), [] { return 7; });
+    backend_ =
+        std::make_unique<JobBackend>(loopback_.frontend.get(), test_.store.get(), [] { return 7; });
+    api_ = std::make_unique<JobApi>(
+        test_.store.get(), backend_.get(),
+        [this](const v1::GenerateRequest& request) { return loopback_.frontend->Check(request); });
   }
   void TearDown() override { runner_.reset(); }
   void Begin() {
@@ -54,6 +56,20 @@ class JobBackendTest : public ::testing::Test {
     EXPECT_TRUE(IsOver(job.state())) << job.DebugString();
     return job;
   }
+  std::shared_ptr<TestReader> Watch(const std::string& id, uint32_t index, uint32_t from = 0) {
+    const auto stream = backend_->Watch("", id, index);
+    EXPECT_TRUE(stream.ok()) << stream.status();
+    auto reader = std::make_shared<TestReader>();
+    reader->Begin(*stream, from);
+    return reader;
+  }
+  static std::vector<uint32_t> TokensOf(uint32_t salt, uint32_t from, uint32_t to) {
+    std::vector<uint32_t> tokens;
+    for (uint32_t t = from; t < to; ++t) {
+      tokens.push_back(ModelWorker::TokenAt({salt, salt + 1}, salt, t, 1000));
+    }
+    return tokens;
+  }
   absl::StatusOr<BatchReply> Http(const std::string& method, const std::string& target,
                                   const std::string& body = "", const std::string& type = "") {
     return AnswerBatch(*api_, "",
@@ -62,8 +78,8 @@ class JobBackendTest : public ::testing::Test {
 
   TestStore test_;
   LoopbackFrontend loopback_;
-  std::unique_ptr<JobApi> api_;
   std::unique_ptr<JobBackend> backend_;
+  std::unique_ptr<JobApi> api_;
   std::unique_ptr<JobRunner> runner_;
 };
 
@@ -118,6 +134,85 @@ TEST_F(JobBackendTest, ACancelledJobFreesTheEngine) {
   loopback_.ranks->Hold(false);
   loopback_.ExpectAllFreed();
   EXPECT_EQ(test_.store->Get("", id)->counts().cancelled(), 5u);
+}
+
+// Before it is begun, meanwhile, and afterwards a watcher is told the same.
+TEST_F(JobBackendTest, AnItemIsWatchedTokenByToken) {
+  v1::SubmitJobRequest request;
+  request.set_jsonl(Line(9, 20));
+  const std::string id = api_->Submit("", request)->id();
+  const auto early = Watch(id, 0);
+  loopback_.ranks->HoldAfter(6);
+  loopback_.SetReady();
+  Begin();
+  ASSERT_TRUE(early->WaitTokens(6));
+  const auto late = Watch(id, 0), resumed = Watch(id, 0, 2);
+  ASSERT_TRUE(late->WaitTokens(6));
+  loopback_.ranks->Hold(false);
+  WaitOver(id);
+  const auto after = Watch(id, 0, 17), beyond = Watch(id, 0, 21);
+  for (const auto& [reader, from] :
+       {std::pair{early, 0u}, {late, 0u}, {resumed, 2u}, {after, 17u}}) {
+    ASSERT_TRUE(reader->WaitOver());
+    EXPECT_TRUE(reader->status().ok()) << reader->status();
+    EXPECT_EQ(reader->ids(), TokensOf(9, from, 20));
+    EXPECT_EQ(reader->finished().reason(), v1::FINISH_REASON_LENGTH);
+    EXPECT_EQ(reader->finished().usage().completion_tokens(), 20u);
+  }
+  ASSERT_TRUE(beyond->WaitOver());
+  EXPECT_TRUE(absl::IsOutOfRange(beyond->status())) << beyond->status();
+}
+
+TEST_F(JobBackendTest, WatchersOfWhatHasNoAnswerAreTold) {
+  v1::SubmitJobRequest request;
+  std::string several = Line(3, 4);
+  several.replace(several.find("\"seed\""), 6, "\"n\":2,\"seed\"");
+  request.set_jsonl(several + "{\n" + Line(1, 100000) + Line(2, 100));
+  const std::string id = api_->Submit("", request)->id();
+  EXPECT_TRUE(absl::IsOutOfRange(backend_->Watch("", id, 4).status()));
+  EXPECT_TRUE(absl::IsNotFound(backend_->Watch("another", id, 0).status()));
+  loopback_.ranks->HoldAfter(50);  // before the last item is whole
+  loopback_.SetReady();
+  const auto two = Watch(id, 0), bad_line = Watch(id, 1), refused = Watch(id, 2);
+  const auto cancelled = Watch(id, 3);
+  Begin();
+  ASSERT_TRUE(cancelled->WaitTokens(1));
+  ASSERT_TRUE(refused->WaitOver());
+  ASSERT_TRUE(test_.store->Cancel("", id).ok());
+  ASSERT_TRUE(two->WaitOver() && bad_line->WaitOver() && cancelled->WaitOver());
+  loopback_.ranks->Hold(false);
+  EXPECT_TRUE(absl::IsFailedPrecondition(two->status())) << two->status();
+  EXPECT_THAT(std::string(bad_line->status().message()), HasSubstr("line 2"));
+  EXPECT_TRUE(absl::IsAborted(refused->status())) << refused->status();
+  EXPECT_THAT(std::string(refused->status().message()), HasSubstr("max_tokens"));
+  // Whoever comes back learns why.
+  EXPECT_TRUE(absl::IsUnavailable(cancelled->status())) << cancelled->status();
+  const auto back = Watch(id, 3, static_cast<uint32_t>(cancelled->ids().size()));
+  ASSERT_TRUE(back->WaitOver());
+  EXPECT_TRUE(absl::IsAborted(back->status())) << back->status();
+  EXPECT_THAT(std::string(back->status().message()), HasSubstr("cancelled"));
+}
+
+// Cancelled before their turn comes.
+TEST_F(JobBackendTest, WatchersOfWhatNeverRanAreTold) {
+  v1::SubmitJobRequest request;
+  request.set_jsonl(Line(2, 100));
+  const std::string id = api_->Submit("", request)->id();
+  const auto reader = Watch(id, 0);
+  ASSERT_TRUE(test_.store->Cancel("", id).ok());
+  ASSERT_TRUE(reader->WaitOver());
+  EXPECT_TRUE(absl::IsAborted(reader->status())) << reader->status();
+}
+
+TEST_F(JobBackendTest, NoMoreThanSoManyWatch) {
+  v1::SubmitJobRequest request;
+  request.set_jsonl(Line(2, 100));
+  const std::string id = api_->Submit("", request)->id();
+  std::vector<std::shared_ptr<TestReader>> readers;
+  for (int i = 0; i < 256; ++i) readers.push_back(Watch(id, 0));
+  EXPECT_TRUE(absl::IsResourceExhausted(backend_->Watch("", id, 0).status()));
+  readers.pop_back();
+  EXPECT_TRUE(backend_->Watch("", id, 0).ok());
 }
 
 TEST_F(JobBackendTest, AResumableRequestIsRefusedByName) {
@@ -189,7 +284,7 @@ TEST_F(JobBackendTest, WrongRequestsNameTheField) {
   request.clear_priority();
   request.set_expires_after_seconds(1u << 30);
   EXPECT_THAT(std::string(api_->Submit("", request).status().message()), HasSubstr("expires"));
-  JobApi none(nullptr, [](const v1::GenerateRequest&) { return absl::OkStatus(); });
+  JobApi none(nullptr, nullptr, [](const v1::GenerateRequest&) { return absl::OkStatus(); });
   const absl::Status refused = none.Submit("", request).status();
   EXPECT_TRUE(absl::IsFailedPrecondition(refused));
   EXPECT_THAT(std::string(refused.message()), HasSubstr("--jobs-db"));

@@ -2,78 +2,17 @@
 
 #include <gmock/gmock.h>
 
-#include <condition_variable>
 #include <cstdlib>
 #include <filesystem>
 
 #include "coordinator/api/errors.h"
 #include "tests/coordinator/api/loopback_frontend.h"
+#include "tests/coordinator/api/test_reader.h"
 
 namespace whalepod {
 namespace {
 
 using ::testing::HasSubstr;
-
-// Reads all there is, as it comes.
-class Reader final : public StreamReader, public std::enable_shared_from_this<Reader> {
- public:
-  void Begin(const std::shared_ptr<ResumableStream>& stream, uint32_t from) {
-    EXPECT_TRUE(TryBegin(stream, from).ok());
-  }
-  absl::Status TryBegin(const std::shared_ptr<ResumableStream>& stream, uint32_t from = 0) {
-    {
-      std::lock_guard lock(mu_);
-      stream_ = stream;
-      place_.token = from;
-    }
-    return stream->Attach(shared_from_this());
-  }
-  void OnMore() override {
-    std::lock_guard lock(mu_);
-    v1::GenerateResponse message;
-    while (!over_) {
-      const auto next = stream_->Take(&place_, &message, &status_);
-      if (next == ResumableStream::Next::kNothing) break;
-      over_ = next != ResumableStream::Next::kMessage;
-      if (message.has_started()) ++started_;
-      for (const auto& token : message.tokens().tokens()) ids_.push_back(token.token_id());
-      if (message.has_finished()) finished_ = message.finished();
-    }
-    changed_.notify_all();
-  }
-  bool WaitTokens(size_t count) {
-    std::unique_lock lock(mu_);
-    return changed_.wait_for(lock, kLong, [&] { return ids_.size() >= count; });
-  }
-  bool WaitOver() {
-    std::unique_lock lock(mu_);
-    return changed_.wait_for(lock, kLong, [&] { return over_; });
-  }
-  std::vector<uint32_t> ids() {
-    std::lock_guard lock(mu_);
-    return ids_;
-  }
-  absl::Status status() {
-    std::lock_guard lock(mu_);
-    return status_;
-  }
-  v1::GenerateResponse::Finished finished() {
-    std::lock_guard lock(mu_);
-    return finished_;
-  }
-
- private:
-  static constexpr std::chrono::seconds kLong{20};
-  std::mutex mu_;
-  std::condition_variable changed_;
-  std::shared_ptr<ResumableStream> stream_;
-  ResumableStream::Place place_;
-  int started_ = 0;
-  bool over_ = false;
-  std::vector<uint32_t> ids_;
-  absl::Status status_;
-  v1::GenerateResponse::Finished finished_;
-};
 
 class ResumableStreamsTest : public ::testing::Test {
  protected:
@@ -137,10 +76,10 @@ class ResumableStreamsTest : public ::testing::Test {
     return ids;
   }
 
-  std::shared_ptr<Reader> Read(const absl::StatusOr<std::shared_ptr<ResumableStream>>& stream,
-                               uint32_t from = 0) {
+  std::shared_ptr<TestReader> Read(const absl::StatusOr<std::shared_ptr<ResumableStream>>& stream,
+                                   uint32_t from = 0) {
     EXPECT_TRUE(stream.ok()) << stream.status();
-    auto reader = std::make_shared<Reader>();
+    auto reader = std::make_shared<TestReader>();
     if (stream.ok()) reader->Begin(*stream, from);
     return reader;
   }
@@ -282,7 +221,7 @@ TEST_F(ResumableStreamsTest, AnEndedAnswerIsForgottenUnlessItIsRead) {
 TEST_F(ResumableStreamsTest, AFullDisk) {
   Restart("", /*most_pages=*/8);
   absl::Status status;
-  std::shared_ptr<Reader> last;
+  std::shared_ptr<TestReader> last;
   for (int i = 0; i < 1000 && status.ok(); ++i) {
     const auto stream = Begin(RequestOf("full-" + std::to_string(i)));
     status = stream.status();
@@ -302,15 +241,15 @@ TEST_F(ResumableStreamsTest, AFullDisk) {
 TEST_F(ResumableStreamsTest, ManyReadersOfOneAreRefused) {
   loopback_->ranks->Hold(true);
   const auto stream = Begin(RequestOf("popular"));
-  std::vector<std::shared_ptr<Reader>> readers;
+  std::vector<std::shared_ptr<TestReader>> readers;
   absl::Status status;
   while (status.ok() && readers.size() < 100) {
-    readers.push_back(std::make_shared<Reader>());
+    readers.push_back(std::make_shared<TestReader>());
     status = readers.back()->TryBegin(*stream);
   }
   EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
   readers.clear();
-  EXPECT_TRUE(std::make_shared<Reader>()->TryBegin(*stream).ok());
+  EXPECT_TRUE(std::make_shared<TestReader>()->TryBegin(*stream).ok());
   loopback_->ranks->Hold(false);
 }
 
@@ -370,7 +309,7 @@ TEST_F(ResumableStreamsTest, OneThatTheQueueRefusesLeavesNothing) {
   loopback_->ranks->Hold(true);
   absl::Status status;
   int taken = 0;
-  std::vector<std::shared_ptr<Reader>> readers;
+  std::vector<std::shared_ptr<TestReader>> readers;
   for (; taken < 30; ++taken) {
     auto stream = Begin(RequestOf("q" + std::to_string(taken)));
     status = stream.status();

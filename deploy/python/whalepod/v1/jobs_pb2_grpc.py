@@ -2,6 +2,7 @@
 """Client and server classes corresponding to protobuf-defined services."""
 import grpc
 
+from whalepod.v1 import inference_pb2 as whalepod_dot_v1_dot_inference__pb2
 from whalepod.v1 import jobs_pb2 as whalepod_dot_v1_dot_jobs__pb2
 
 
@@ -35,6 +36,11 @@ class JobServiceStub(object):
                 '/whalepod.v1.JobService/WatchJob',
                 request_serializer=whalepod_dot_v1_dot_jobs__pb2.WatchJobRequest.SerializeToString,
                 response_deserializer=whalepod_dot_v1_dot_jobs__pb2.WatchJobResponse.FromString,
+                )
+        self.WatchJobItem = channel.unary_stream(
+                '/whalepod.v1.JobService/WatchJobItem',
+                request_serializer=whalepod_dot_v1_dot_jobs__pb2.WatchJobItemRequest.SerializeToString,
+                response_deserializer=whalepod_dot_v1_dot_inference__pb2.GenerateResponse.FromString,
                 )
         self.GetJobResults = channel.unary_unary(
                 '/whalepod.v1.JobService/GetJobResults',
@@ -81,6 +87,18 @@ class JobServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchJobItem(self, request, context):
+        """Streams one item's answer while it is generated: Started, the tokens from `from_token` on with
+        the text that came with them, Finished; without logprobs and pieces of tokens, which the answer
+        in the results has. Waits for an item whose turn has not come. One that is begun anew gives the
+        same tokens: a watcher that comes back with how many it has gets each once. UNAVAILABLE: come
+        back. ABORTED: the item has ended without an answer. FAILED_PRECONDITION: it has several.
+        OUT_OF_RANGE: the answer ends before `from_token`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetJobResults(self, request, context):
         """Items that have ended, by index.
         """
@@ -117,6 +135,11 @@ def add_JobServiceServicer_to_server(servicer, server):
                     servicer.WatchJob,
                     request_deserializer=whalepod_dot_v1_dot_jobs__pb2.WatchJobRequest.FromString,
                     response_serializer=whalepod_dot_v1_dot_jobs__pb2.WatchJobResponse.SerializeToString,
+            ),
+            'WatchJobItem': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchJobItem,
+                    request_deserializer=whalepod_dot_v1_dot_jobs__pb2.WatchJobItemRequest.FromString,
+                    response_serializer=whalepod_dot_v1_dot_inference__pb2.GenerateResponse.SerializeToString,
             ),
             'GetJobResults': grpc.unary_unary_rpc_method_handler(
                     servicer.GetJobResults,
@@ -205,6 +228,23 @@ class JobService(object):
         return grpc.experimental.unary_stream(request, target, '/whalepod.v1.JobService/WatchJob',
             whalepod_dot_v1_dot_jobs__pb2.WatchJobRequest.SerializeToString,
             whalepod_dot_v1_dot_jobs__pb2.WatchJobResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def WatchJobItem(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(request, target, '/whalepod.v1.JobService/WatchJobItem',
+            whalepod_dot_v1_dot_jobs__pb2.WatchJobItemRequest.SerializeToString,
+            whalepod_dot_v1_dot_inference__pb2.GenerateResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 
