@@ -9,7 +9,10 @@ BUILD is a build folder with bin/whalepod. COMMAND starts a server; {port} in it
     peers.py build --shapes /tmp/shapes --rounds 3 \\
       --peer "vllm=env VLLM_TARGET_DEVICE=cpu VLLM_MLA_DISABLE=1 VLLM_CPU_OMP_THREADS_BIND=0-1 VLLM_CPU_KVCACHE_SPACE=2 \\
               vllm serve /tmp/shapes --load-format dummy --dtype bfloat16 --max-model-len 2048 --enforce-eager --port {port}" \\
-      --peer "llama=llama-server -m r1-tiny.gguf -np 32 -c 65536 --port {port}"
+      --peer "llama=llama-server -m r1-tiny.gguf -np 32 -c 65536 -t 2 --port {port}"
+
+The GGUF is made by llama.cpp's convert_hf_to_gguf.py --outtype bf16 with deepseek-v3 for the pre-tokenizer, which it
+tells by a hash of its output and so does not know of a model with another vocabulary.
 
 --shapes FOLDER writes there the model's config without quantization, and its tokenizer: what a server that does not load
 the checkpoint itself can serve with random weights of the same shapes. Each server runs alone, answers a load at each

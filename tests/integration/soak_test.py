@@ -1,9 +1,11 @@
-"""Many mixed clients at once: every stream ends as it should, with the tokens it would get alone.
+"""Many mixed clients at once: every stream ends as it should, with what it would get alone.
 
 WHALEPOD_SOAK_SECONDS (8) and WHALEPOD_SOAK_CLIENTS (40) say for how long and how many; 600 and 200 by hand.
 """
 
 import collections
+import http.client
+import json
 import os
 import random
 import threading
@@ -12,12 +14,18 @@ import unittest
 
 import grpc
 from deployment import PATIENCE, Deployment, question
+from prometheus_text import Metrics
 from scheduling_test import PREFIX, kv_bytes
 
 SECONDS = float(os.environ.get("WHALEPOD_SOAK_SECONDS", "8"))
 CLIENTS = int(os.environ.get("WHALEPOD_SOAK_CLIENTS", "40"))
 CASES = 60
-BUSY = (grpc.StatusCode.RESOURCE_EXHAUSTED,)
+# How a request that its client does not end may end, by its kind; any but "leaves" may find the queue full.
+ENDS = {"plain": "whole", "slow": "whole", "cancels": "left", "leaves": "left", "deadline": "DEADLINE_EXCEEDED",
+        "malformed": "INVALID_ARGUMENT"}
+SHARES = {"plain": 40, "slow": 10, "cancels": 28, "leaves": 5, "deadline": 10, "malformed": 7}
+HTTP_ENDS = {400: "INVALID_ARGUMENT", 429: "RESOURCE_EXHAUSTED", 504: "DEADLINE_EXCEEDED"}
+EVENT_ENDS = {"timeout_error": "DEADLINE_EXCEEDED"}
 
 
 def case(i):
@@ -34,11 +42,94 @@ def resident(pid):
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
+class OverGrpc:
+    """Sends cases by gRPC; what comes of one is a list of token ids."""
+
+    nothing = []
+
+    def __init__(self, deployment):
+        self.client = deployment.client
+
+    def alone(self, i):
+        ids, options = case(i)
+        return self.client.generate(ids, **options)[0]
+
+    def send(self, kind, i, rng):
+        """Yields what comes; returns how it ended."""
+        ids, options = case(i)
+        request = self.client.request(ids, **options)
+        request.priority = rng.choice((0, 0, 0, 5))
+        if kind == "deadline":
+            request.timeouts.total_ms = rng.randrange(1, 300)
+        if kind == "malformed":
+            rng.choice((lambda: request.token_ids.ids.append(1 << 30), lambda: request.ClearField("token_ids"),
+                        lambda: setattr(request.options, "temperature", 9)))()
+        stream, finished = self.client.stub.Generate(request, timeout=PATIENCE), False
+        try:
+            if kind == "leaves":
+                return "left"
+            for event in stream:
+                finished = finished or event.HasField("finished")
+                yield [t.token_id for t in event.tokens.tokens]
+        except grpc.RpcError as error:
+            return error.code().name
+        finally:
+            stream.cancel()
+        return "whole" if finished else "cut off"
+
+
+class OverHttp:
+    """The same as completions over HTTP, streamed; what comes of one is text."""
+
+    nothing = ""
+
+    def __init__(self, deployment):
+        self.port = deployment.http_port
+
+    def alone(self, i):
+        return "".join(self.send("plain", i, random.Random(0)))
+
+    def send(self, kind, i, rng):
+        ids, options = case(i)
+        body = {"prompt": ids, "stream": True, "priority": rng.choice((0, 0, 0, 5)), **options}
+        if kind == "deadline":
+            body["timeout_ms"] = rng.randrange(1, 300)
+        text = json.dumps(body)
+        if kind == "malformed":
+            text = rng.choice((text[:-1], json.dumps({**body, "prompt": [1 << 30]}), json.dumps({**body, "temperature": 9}),
+                               '{"prompt": "\udcff"}'))
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+        try:
+            connection.request("POST", "/v1/completions", text.encode(errors="surrogateescape"))
+            if kind == "leaves":
+                return "left"
+            answer = connection.getresponse()
+            if answer.status != 200:
+                return HTTP_ENDS.get(answer.status, f"HTTP {answer.status}: {answer.read()}")
+            ended = "cut off"
+            for line in answer:
+                if not line.startswith(b"data: "):
+                    continue
+                if line == b"data: [DONE]\n":
+                    return ended
+                event = json.loads(line.removeprefix(b"data: "))
+                if "error" in event:
+                    ended = EVENT_ENDS.get(event["error"]["type"], f"event {event}")
+                    continue
+                if event["choices"][0]["finish_reason"]:
+                    ended = "whole"
+                yield event["choices"][0]["text"]
+            return "cut off"
+        finally:
+            connection.close()
+
+
 class Clients:
     """Threads that each send one request after another until told to stop."""
 
-    def __init__(self, client, alone):
-        self.client, self.alone = client, alone
+    def __init__(self, transports):
+        self.transports = transports
+        self.alone = {one: [one.alone(i) for i in range(CASES)] for one in transports}
         self.stop = threading.Event()
         self.lock = threading.Lock()
         self.ends = collections.Counter()
@@ -47,57 +138,42 @@ class Clients:
 
     def run(self, seed):
         rng = random.Random(seed)
+        transport = self.transports[seed % len(self.transports)]
         while not self.stop.is_set():
-            kind = rng.choices(("plain", "cancels", "slow", "deadline", "malformed"), (40, 33, 10, 10, 7))[0]
+            kind = rng.choices(list(SHARES), list(SHARES.values()))[0]
             i = rng.randrange(CASES)
             try:
-                end = self.one(kind, i, rng)
+                end, right = self.one(transport, kind, i, rng)
             except Exception as error:  # pylint: disable=broad-except
-                end = f"failed: {error!r}"
+                end, right = f"failed: {error!r}", False
             with self.lock:
-                self.ends[kind, end if not end.startswith(("wrong", "failed")) else "wrong"] += 1
-                if end.startswith(("wrong", "failed")):
-                    self.wrong.append((kind, i, end))
+                self.ends[type(transport).__name__, kind, end if right else "wrong"] += 1
+                if not right:
+                    self.wrong.append((type(transport).__name__, kind, i, end))
+            if end == "RESOURCE_EXHAUSTED":
+                self.stop.wait(0.05)
 
-    def one(self, kind, i, rng):
-        ids, options = case(i)
-        request = self.client.request(ids, **options)
-        request.priority = rng.choice((0, 0, 0, 5))
-        if kind == "deadline":
-            request.timeouts.total_ms = rng.randrange(1, 300)
-        if kind == "malformed":
-            rng.choice((lambda: request.token_ids.ids.append(1 << 30), request.ClearField("token_ids") or (lambda: None),
-                        lambda: setattr(request.options, "temperature", 9)))()
-        stream = self.client.stub.Generate(request, timeout=PATIENCE)
-        leaves_after = rng.randrange(0, len(self.alone[i])) if kind == "cancels" else None
-        tokens, finished = [], False
-        try:
-            for event in stream:
-                tokens += [t.token_id for t in event.tokens.tokens]
-                finished = finished or event.HasField("finished")
-                if leaves_after is not None and len(tokens) >= leaves_after:
-                    stream.cancel()
-                    break
-                if kind == "slow":
-                    self.stop.wait(0.05)
-        except grpc.RpcError as error:
-            return self.judge_error(kind, error, tokens, i)
-        if tokens != self.alone[i][: len(tokens)]:
-            return f"wrong: {tokens}, alone {self.alone[i]}"
-        if kind == "malformed":
-            return "wrong: accepted"
-        if kind != "cancels" and (not finished or tokens != self.alone[i]):
-            return f"wrong: ended after {len(tokens)} of {len(self.alone[i])}"
-        return "as alone"
-
-    def judge_error(self, kind, error, tokens, i):
-        code = error.code()
-        expected = {"deadline": grpc.StatusCode.DEADLINE_EXCEEDED, "malformed": grpc.StatusCode.INVALID_ARGUMENT}
-        if tokens != self.alone[i][: len(tokens)]:
-            return f"wrong: {tokens} before {code}"
-        if code in BUSY and not tokens or code == expected.get(kind):
-            return code.name
-        return f"wrong: {code} {error.details()}"
+    def one(self, transport, kind, i, rng):
+        """(how one request ended, whether it may end so with what came)"""
+        alone = self.alone[transport][i]
+        leaves_after = rng.randrange(0, len(alone)) if kind == "cancels" else None
+        came, stream = transport.nothing, transport.send(kind, i, rng)
+        while True:
+            try:
+                came = came + next(stream)
+            except StopIteration as ended:
+                end = ended.value
+                break
+            if leaves_after is not None and len(came) >= leaves_after:
+                stream.close()
+                return "left", came == alone[: len(came)]
+            if kind == "slow":
+                self.stop.wait(0.05)
+        if end == "whole":
+            return end, came == alone and kind != "malformed"
+        if came != alone[: len(came)]:
+            return f"{came} before {end}", False
+        return end, end == ENDS[kind] or (end == "RESOURCE_EXHAUSTED" and not came)
 
 
 class SoakTest(unittest.TestCase):
@@ -105,9 +181,8 @@ class SoakTest(unittest.TestCase):
         with Deployment("--dp", 2, "--ep", 2, "--max-num-seqs", 16, "--max-model-len", 320, "--max-waiting", 32,
                         "--kv-cache-bytes", kv_bytes(2 * 12)) as deployment:
             client = deployment.client
-            alone = [client.generate(ids, **options)[0] for ids, options in map(case, range(CASES))]
             pids = {"coordinator": deployment.process.pid, **deployment.workers()}
-            clients = Clients(client, alone)
+            clients = Clients([OverGrpc(deployment), OverHttp(deployment)])
             for thread in clients.threads:
                 thread.start()
             end = time.monotonic() + SECONDS
@@ -121,16 +196,29 @@ class SoakTest(unittest.TestCase):
             print(dict(clients.ends), flush=True)
             self.assertEqual(clients.wrong, [])
             status = client.wait_status("all freed", lambda s: s.kv_blocks_used == s.running == s.waiting == 0)
-            self.assertEqual(status.state, "ready")  # ranks and coordinator agreed in every step
+            self.assertEqual(status.state, "ready")
             self.assertGreater(status.preemptions, 0)
-            for kind, ends in (("plain", ["as alone"]), ("cancels", ["as alone"]), ("slow", ["as alone"]),
-                               ("deadline", ["DEADLINE_EXCEEDED"]), ("malformed", ["INVALID_ARGUMENT"])):
-                for name in ends:
-                    self.assertGreater(clients.ends[kind, name], 0, (kind, name))
-            for name, pid in pids.items():
-                self.assertLess(resident(pid), before[name] * 1.1 + 16, name)
+            self.check_audits(deployment)
+            for transport in ("OverGrpc", "OverHttp"):
+                for kind, name in ENDS.items():
+                    self.assertGreater(clients.ends[transport, kind, name], 0, (transport, kind, name))
+            after = {name: resident(pid) for name, pid in pids.items()}
+            print({name: f"{before[name]:.1f} MB, then {after[name]:.1f}" for name in pids}, flush=True)
+            for name in pids:
+                self.assertLess(after[name], before[name] * 1.1 + 16, name)
             # Nothing that happened is left in what comes after.
-            self.assertEqual(client.generate(*case(3)[:1], **case(3)[1])[0], alone[3])
+            for transport in clients.transports:
+                self.assertEqual(transport.alone(3), clients.alone[transport][3])
+
+    def check_audits(self, deployment):
+        """Ranks and coordinator agreed in every step of what is held."""
+        connection = http.client.HTTPConnection("127.0.0.1", deployment.http_port, timeout=PATIENCE)
+        connection.request("GET", "/metrics")
+        text = connection.getresponse().read().decode()
+        connection.close()
+        metrics = Metrics(text)
+        self.assertGreater(metrics.get("whalepod:kv_audits_total"), 0)
+        self.assertEqual(metrics.get("whalepod:kv_audit_failures_total"), 0)
 
 
 if __name__ == "__main__":
