@@ -169,8 +169,8 @@ CoordinatorServer::~CoordinatorServer() {
   http_.reset();
   api_.reset();
   job_runner_.reset();
+  job_api_.reset();  // runs what waits, which watches items
   job_backend_.reset();
-  job_api_.reset();
   if (engine_ != nullptr) engine_->Stop();
   streams_.reset();
   frontend_.reset();

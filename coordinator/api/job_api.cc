@@ -113,7 +113,7 @@ absl::StatusOr<v1::Job> JobApi::Submit(const std::string& tenant,
 absl::StatusOr<std::shared_ptr<ResumableStream>> JobApi::WatchItem(
     const std::string& tenant, const v1::WatchJobItemRequest& request) {
   RETURN_IF_ERROR(store().status());
-  return backend_->Watch(tenant, request.id(), request.index());
+  return backend_->Watch(tenant, {request.id(), request.index()});
 }
 
 absl::Status JobApi::Run(std::function<void()> work) {

@@ -7,7 +7,6 @@
 #include "base/check.h"
 #include "base/status.h"
 #include "coordinator/api/batch_format.h"
-#include "coordinator/api/errors.h"
 #include "coordinator/api/generation.h"
 #include "coordinator/api/item_events.h"
 #include "coordinator/api/limits.h"
@@ -15,10 +14,6 @@
 
 namespace whalepod {
 namespace {
-
-// Who reads them has each answer once more in memory.
-constexpr size_t kMostWatched = 256;
-constexpr auto kStall = std::chrono::seconds(30);
 
 // FNV-1a-64.
 uint64_t SeedOf(const PendingItem& item) {
@@ -32,11 +27,6 @@ uint64_t SeedOf(const PendingItem& item) {
 bool TryAgain(const absl::Status& status) {
   return absl::IsUnavailable(status) || absl::IsResourceExhausted(status) ||
          absl::IsCancelled(status);
-}
-
-absl::Status SeveralAnswers(uint32_t choices) {
-  return absl::FailedPreconditionError(
-      absl::StrCat("the item has ", choices, " answers; one alone can be watched"));
 }
 
 }  // namespace
@@ -72,8 +62,7 @@ class JobBackend::Call final : public ItemCall,
     Later([this, message, last] {
       response_.Gather(message);
       Gather(message, &answer_);
-      if (message.has_started()) TakeWatchers();
-      Tell(message, last);
+      Tell(message);
       if (!last) return;
       answer_.set_body(response_.Whole());
       End(std::move(answer_));
@@ -82,11 +71,9 @@ class JobBackend::Call final : public ItemCall,
   }
   void Finish(const absl::Status& status) override {
     Later([this, status] {
+      if (TryAgain(status)) return End(status);
       v1::JobAnswer answer = AnswerOfError(status);
       answer.set_request_id(answer_.request_id());
-      Part(TryAgain(status) ? absl::UnavailableError("the item is begun anew")
-                            : NoAnswer(id_.second, answer));
-      if (TryAgain(status)) return End(status);
       End(std::move(answer));
     });
   }
@@ -94,11 +81,10 @@ class JobBackend::Call final : public ItemCall,
     Later([this] { generation_->Cancel(); });
   }
 
-  // Tells `stream` what there is by now, and what follows.
-  void AddWatcher(const std::shared_ptr<ResumableStream>& stream) {
-    if (Choices() > 1) return stream->Finish(SeveralAnswers(Choices()));
-    stream->Restore(EventsOf(answer_), std::nullopt);
-    watchers_.push_back(stream);
+  // Tells `stream` what there is by now; what follows finds it.
+  void CatchUp(ResumableStream* stream) const {
+    if (Choices() > 1) return stream->Extend({}, SeveralAnswers(Choices()));
+    stream->Extend(EventsOf(answer_), std::nullopt);
   }
 
  private:
@@ -108,26 +94,15 @@ class JobBackend::Call final : public ItemCall,
     backend_->Later([self = shared_from_this(), work = std::move(work)] { work(); });
   }
 
-  void TakeWatchers() {
-    backend_->answering_[id_] = this;
-    const auto [first, last] = backend_->waiting_.equal_range(id_);
-    for (auto it = first; it != last; ++it) {
-      if (const auto stream = it->second.stream.lock()) AddWatcher(stream);
-    }
-    backend_->waiting_.erase(first, last);
-  }
-  // What they had with Started when they came is not told again.
-  void Tell(const v1::GenerateResponse& message, bool last) {
-    if (watchers_.empty() || message.has_started()) return;
-    const v1::GenerateResponse told = ForWatcher(message);
-    for (const auto& watcher : watchers_) {
-      if (const auto stream = watcher.lock()) stream->Write(told, last);
-    }
-  }
-  void Part(const absl::Status& status) {
-    for (const auto& watcher : watchers_) {
-      if (const auto stream = watcher.lock()) stream->Finish(status);
-    }
+  // The end comes from the store.
+  void Tell(const v1::GenerateResponse& message) {
+    if (message.has_started()) backend_->answering_[id_] = this;
+    if (!message.has_started() && !message.has_tokens()) return;
+    const std::shared_ptr<ResumableStream> stream = backend_->watches_.Find(id_);
+    if (stream == nullptr) return;
+    if (Choices() > 1) return stream->Extend({}, SeveralAnswers(Choices()));
+    const int number = message.has_started() ? 0 : answer_.choices(0).token_ids_size();
+    stream->Append(static_cast<uint32_t>(number), ForWatcher(message));
   }
 
   void End(absl::StatusOr<v1::JobAnswer> answer) {
@@ -143,20 +118,14 @@ class JobBackend::Call final : public ItemCall,
   OpenAiResponse response_;
   v1::JobAnswer answer_;
   const std::shared_ptr<Generation> generation_;
-  std::vector<std::weak_ptr<ResumableStream>> watchers_;
   std::shared_ptr<Call> self_;
 };
 
 JobBackend::JobBackend(Frontend* frontend, JobStore* store, std::function<int64_t()> now_seconds)
     : frontend_(frontend),
-      store_(store),
       now_seconds_(std::move(now_seconds)),
-      pool_(/*threads=*/1, std::numeric_limits<size_t>::max()) {
-  listener_ = store_->AddListener(
-      [this](const std::string& job_id) { Later([this, job_id] { LookAfter(job_id); }); });
-}
-
-JobBackend::~JobBackend() { store_->RemoveListener(listener_); }
+      watches_(store, frontend->clock()),
+      pool_(/*threads=*/1, std::numeric_limits<size_t>::max()) {}
 
 void JobBackend::Later(std::function<void()> work) { CHECK(pool_.Run(std::move(work))); }
 
@@ -175,68 +144,14 @@ std::shared_ptr<ItemCall> JobBackend::Start(const PendingItem& item, Done done) 
 }
 
 absl::StatusOr<std::shared_ptr<ResumableStream>> JobBackend::Watch(const std::string& tenant,
-                                                                   const std::string& job_id,
-                                                                   uint32_t index) {
-  RETURN_IF_ERROR(store_->Item(tenant, job_id, index).status());
-  auto stream = std::make_shared<ResumableStream>(frontend_->clock());
-  RETURN_IF_ERROR(Admit(stream));
-  Later([this, id = ItemId(job_id, index), watcher = Watcher{tenant, stream}] {
-    Await(id, watcher);
+                                                                   const ItemId& id) {
+  ASSIGN_OR_RETURN(const std::shared_ptr<ResumableStream> stream, watches_.Open(tenant, id));
+  if (stream->over()) return stream;
+  Later([this, id, stream] {
+    const auto it = answering_.find(id);
+    if (it != answering_.end()) it->second->CatchUp(stream.get());
   });
   return stream;
-}
-
-absl::Status JobBackend::Admit(const std::shared_ptr<ResumableStream>& stream) {
-  std::vector<std::shared_ptr<ResumableStream>> others;
-  {
-    std::lock_guard lock(mu_);
-    std::erase_if(watched_, [](const auto& one) { return one.expired(); });
-    if (watched_.size() < kMostWatched) {
-      watched_.push_back(stream);
-      return absl::OkStatus();
-    }
-    for (const auto& one : watched_) others.push_back(one.lock());
-  }
-  // Those that have taken nothing for long give way to who asks next.
-  for (const auto& one : others) {
-    if (one != nullptr) one->CheckReaders(frontend_->clock()->Now() - kStall);
-  }
-  return WithRetryDelay(absl::ResourceExhaustedError(absl::StrCat(
-                            kMostWatched, " items of jobs are watched, as many as may be")),
-                        "TOO_MANY_WATCHED", kRetryMs);
-}
-
-void JobBackend::Await(const ItemId& id, const Watcher& watcher) {
-  const auto it = answering_.find(id);
-  const std::shared_ptr<ResumableStream> stream = watcher.stream.lock();
-  if (stream == nullptr) return;
-  if (it != answering_.end()) return it->second->AddWatcher(stream);
-  if (!Served(id, watcher)) waiting_.emplace(id, watcher);
-}
-
-void JobBackend::LookAfter(const std::string& job_id) {
-  const auto first = waiting_.lower_bound({job_id, 0});
-  for (auto it = first; it != waiting_.end() && it->first.first == job_id;) {
-    it = Served(it->first, it->second) ? waiting_.erase(it) : std::next(it);
-  }
-}
-
-bool JobBackend::Served(const ItemId& id, const Watcher& watcher) {
-  const std::shared_ptr<ResumableStream> stream = watcher.stream.lock();
-  if (stream == nullptr) return true;
-  const absl::StatusOr<v1::JobItem> item = store_->Item(watcher.tenant, id.first, id.second);
-  if (!item.ok()) {
-    stream->Finish(item.status());
-    return true;
-  }
-  if (item->state() == v1::JOB_ITEM_STATE_PENDING) return false;
-  const int choices = item->answer().choices_size();
-  if (choices > 1) {
-    stream->Finish(SeveralAnswers(static_cast<uint32_t>(choices)));
-  } else {
-    stream->Restore(EventsOf(item->answer()), EndOf(*item));
-  }
-  return true;
 }
 
 }  // namespace whalepod

@@ -174,11 +174,14 @@ grpc::ServerWriteReactor<v1::WatchJobResponse>* JobService::WatchJob(
 
 grpc::ServerWriteReactor<v1::GenerateResponse>* JobService::WatchJobItem(
     grpc::CallbackServerContext* context, const v1::WatchJobItemRequest* request) {
-  const auto run = [this](std::function<void()> work) { return jobs_.Run(std::move(work)); };
-  return ReadStream(context, frontend_, request->from_token(), run,
-                    [this, request = *request](const std::string& tenant) {
-                      return jobs_.WatchItem(tenant, request);
-                    });
+  // May run once the call, and this, are gone.
+  JobApi* const jobs = &jobs_;
+  return ReadStream(
+      context, frontend_, request->from_token(),
+      [jobs](std::function<void()> work) { return jobs->Run(std::move(work)); },
+      [jobs, request = *request](const std::string& tenant) {
+        return jobs->WatchItem(tenant, request);
+      });
 }
 
 grpc::ServerUnaryReactor* JobService::GetJobResults(grpc::CallbackServerContext* context,

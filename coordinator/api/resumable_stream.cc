@@ -13,6 +13,10 @@ namespace {
 constexpr uint32_t kMostTokens = 256;
 constexpr size_t kMostReaders = 16;
 
+void TellReaders(const std::vector<std::shared_ptr<StreamReader>>& readers) {
+  for (const std::shared_ptr<StreamReader>& reader : readers) reader->OnMore();
+}
+
 }  // namespace
 
 absl::Status Aborted() { return absl::AbortedError("ended by CancelGenerate"); }
@@ -24,21 +28,43 @@ v1::JournalEnd EndOf(const absl::Status& status) {
   return end;
 }
 
-void ResumableStream::Restore(v1::JournalEvents events, std::optional<v1::JournalEnd> end) {
+void ResumableStream::AddLocked(const v1::GenerateResponse& event) {
+  if (event.has_started()) {
+    started_ = event;
+  } else {
+    CHECK_EQ(event.tokens().tokens_size(), 1);
+    tokens_.push_back(event.SerializeAsString());
+  }
+}
+
+void ResumableStream::Extend(v1::JournalEvents events, std::optional<v1::JournalEnd> end) {
   std::vector<std::shared_ptr<StreamReader>> readers;
   {
     std::lock_guard lock(mu_);
-    for (v1::GenerateResponse& event : *events.mutable_events()) {
-      if (event.has_started()) {
-        started_ = std::move(event);
-      } else {
-        tokens_.push_back(std::move(event));
-      }
+    if (OverLocked()) return;
+    for (int i = static_cast<int>(EventsLocked()); i < events.events_size(); ++i) {
+      AddLocked(events.events(i));
     }
     end_ = std::move(end);
     readers = ReadersLocked();
   }
-  for (const std::shared_ptr<StreamReader>& reader : readers) reader->OnMore();
+  TellReaders(readers);
+}
+
+void ResumableStream::Append(uint32_t number, const v1::GenerateResponse& event) {
+  std::vector<std::shared_ptr<StreamReader>> readers;
+  {
+    std::lock_guard lock(mu_);
+    if (OverLocked() || number != EventsLocked()) return;
+    AddLocked(event);
+    readers = ReadersLocked();
+  }
+  TellReaders(readers);
+}
+
+bool ResumableStream::over() const {
+  std::lock_guard lock(mu_);
+  return OverLocked();
 }
 
 // Once the end is known to others they may let the stream go: it is not touched after the lock.
@@ -47,16 +73,12 @@ bool ResumableStream::Write(const v1::GenerateResponse& message, bool last) {
   const std::shared_ptr<ResumableStream> self = shared_from_this();
   {
     std::lock_guard lock(mu_);
-    if (message.has_started()) started_ = message;
-    if (message.has_tokens()) {
-      CHECK_EQ(message.tokens().tokens_size(), 1);
-      tokens_.push_back(message);
-    }
+    if (message.has_started() || message.has_tokens()) AddLocked(message);
     if (message.has_finished()) *end_.emplace().mutable_finished() = message;
     CHECK_EQ(last, end_.has_value());
     readers = ReadersLocked();
   }
-  for (const std::shared_ptr<StreamReader>& reader : readers) reader->OnMore();
+  TellReaders(readers);
   return true;
 }
 
@@ -72,7 +94,7 @@ void ResumableStream::Finish(const absl::Status& status) {
     }
     readers = ReadersLocked();
   }
-  for (const std::shared_ptr<StreamReader>& reader : readers) reader->OnMore();
+  TellReaders(readers);
 }
 
 std::vector<std::shared_ptr<StreamReader>> ResumableStream::ReadersLocked() const {
@@ -130,7 +152,7 @@ ResumableStream::Next ResumableStream::Take(Place* place, v1::GenerateResponse* 
   const auto there = static_cast<uint32_t>(tokens_.size());
   if (place->token < there) {
     const uint32_t end = std::min(there, place->token + kMostTokens);
-    while (place->token < end) message->MergeFrom(tokens_[place->token++]);
+    while (place->token < end) CHECK(message->MergeFromString(tokens_[place->token++]));
     return Next::kMessage;
   }
   if (end_.has_value() && end_->has_finished() && place->token > there) {
@@ -153,10 +175,12 @@ ResumableStream::Unsaved ResumableStream::After(uint32_t events) const {
   std::lock_guard lock(mu_);
   Unsaved unsaved;
   unsaved.end = end_;
-  const auto there = static_cast<uint32_t>(tokens_.size()) + (started_.has_value() ? 1 : 0);
+  const uint32_t there = EventsLocked();
   const uint32_t certain = end_.has_value() || there == 0 ? there : there - 1;
   for (uint32_t i = events; i < certain; ++i) {
-    *unsaved.events.add_events() = i == 0 ? *started_ : tokens_[i - 1];
+    v1::GenerateResponse* const event = unsaved.events.add_events();
+    if (i == 0) *event = *started_;
+    if (i > 0) CHECK(event->ParseFromString(tokens_[i - 1]));
   }
   return unsaved;
 }

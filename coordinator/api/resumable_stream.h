@@ -6,6 +6,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -45,8 +46,11 @@ class ResumableStream final : public ResponseWriter,
   void Cancel() {
     if (generation_ != nullptr) generation_->Cancel();
   }
-  // What came before it has a generation, and, unless it goes on from there, the end.
-  void Restore(v1::JournalEvents events, std::optional<v1::JournalEnd> end);
+  // From elsewhere than a generation: those of an answer's first events that this does not have,
+  // and the end; nothing once it is over. Event `number` alone, if it is the next one.
+  void Extend(v1::JournalEvents events, std::optional<v1::JournalEnd> end);
+  void Append(uint32_t number, const v1::GenerateResponse& event);
+  bool over() const;
 
   // ResponseWriter: from the generation.
   bool Write(const v1::GenerateResponse& message, bool last) override;
@@ -88,6 +92,10 @@ class ResumableStream final : public ResponseWriter,
   std::vector<std::shared_ptr<StreamReader>> ReadersLocked() const;
   // Forgets `reader`, and those that are gone.
   void DetachLocked(const StreamReader* reader);
+  uint32_t EventsLocked() const {
+    return static_cast<uint32_t>(tokens_.size()) + (started_.has_value() ? 1 : 0);
+  }
+  void AddLocked(const v1::GenerateResponse& event);
   bool OverLocked() const { return end_.has_value() || !interrupted_.ok(); }
 
   const Clock* const clock_;
@@ -95,7 +103,7 @@ class ResumableStream final : public ResponseWriter,
 
   mutable std::mutex mu_;
   std::optional<v1::GenerateResponse> started_;
-  std::deque<v1::GenerateResponse> tokens_;
+  std::deque<std::string> tokens_;  // GenerateResponses: parsed they take five times as much
   std::optional<v1::JournalEnd> end_;
   absl::Status interrupted_;
   std::vector<std::weak_ptr<StreamReader>> readers_;

@@ -10,6 +10,7 @@
 #include "coordinator/api/errors.h"
 #include "coordinator/api/limits.h"
 #include "coordinator/api/sampling_options.h"
+#include "proto/plan/hash.h"
 
 namespace whalepod {
 namespace {
@@ -66,6 +67,11 @@ void SetDeadlines(const v1::Timeouts& timeouts, TimePoint arrival, SchedulerRequ
 }
 
 }  // namespace
+
+std::string FingerprintOf(const ServedModel& model, const v1::SamplingParams& sampling) {
+  constexpr size_t kDigits = 16;
+  return HexOf(Sha256(absl::StrCat(model.identity, Deterministic(sampling)))).substr(0, kDigits);
+}
 
 absl::Status CheckTokenIds(const ServedModel& model, const std::string& field,
                            absl::Span<const uint32_t> ids) {

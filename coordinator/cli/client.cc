@@ -141,11 +141,20 @@ void Take(v1::GenerateResponse& response, Client::Answer* answer) {
   }
 }
 
-// Reads a call to its end.
+// Reads a call to its end. FAILED_PRECONDITION if it goes on with another answer than `answer`.
 absl::Status ReadAll(grpc::ClientReaderInterface<v1::GenerateResponse>* reader,
-                     const Client::OnTokens& on_tokens, Client::Answer* answer) {
+                     grpc::ClientContext* context, const Client::OnTokens& on_tokens,
+                     Client::Answer* answer) {
   v1::GenerateResponse response;
+  const std::string before = answer->started.fingerprint();
   while (reader->Read(&response)) {
+    if (response.has_started() && !before.empty() && response.started().fingerprint() != before) {
+      context->TryCancel();
+      reader->Finish();
+      return absl::FailedPreconditionError(
+          "the deployment has another model, precision or defaults than the one that began the "
+          "answer: it cannot be gone on with");
+    }
     if (response.has_tokens() && on_tokens) on_tokens(response.tokens());
     Take(response, answer);
   }
@@ -161,7 +170,7 @@ absl::StatusOr<Client::Answer> Client::Generate(const v1::GenerateRequest& reque
   const auto reader = stub_->Generate(&context, request);
   Answer answer;
   answer.choices.resize(std::max(1u, request.options().n()));
-  const absl::Status status = ReadAll(reader.get(), on_tokens, &answer);
+  const absl::Status status = ReadAll(reader.get(), &context, on_tokens, &answer);
   if (canceller != nullptr) canceller->Watch(nullptr);
   const std::string& id = answer.started.request_id();
   if (request.resumable() && !id.empty()) {
@@ -200,7 +209,7 @@ absl::StatusOr<Client::Answer> Client::GoOn(Answer answer, absl::Status status, 
     RETURN_IF_ERROR(WaitReady(wait, Failed::kMayComeBack));
     grpc::ClientContext context;
     const auto from = static_cast<uint32_t>(answer.choices.front().tokens.size());
-    status = ReadAll(open(&context, from).get(), on_tokens, &answer);
+    status = ReadAll(open(&context, from).get(), &context, on_tokens, &answer);
   }
   if (!status.ok()) return status;
   return answer;

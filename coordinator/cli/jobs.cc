@@ -219,8 +219,11 @@ int WatchItem(const WatchFlags& flags, Duration wait) {
     std::printf("%s\n", AnswerJson(*answer, 0, JsonOptions()).c_str());
     return 0;
   }
+  const absl::Status ready = client.WaitReady(wait, Client::Failed::kMayComeBack);
+  if (!ready.ok()) return ReportError(ready);
   const absl::StatusOr<v1::GetModelResponse> model = client.GetModel();
-  return ShowLive(model.ok() && model->has_tokenizer(), [&](const Client::OnTokens& on_tokens) {
+  if (!model.ok()) return ReportError(model.status());
+  return ShowLive(model->has_tokenizer(), [&](const Client::OnTokens& on_tokens) {
     return client.Follow(open, wait, on_tokens);
   });
 }

@@ -102,7 +102,7 @@ class ServingMetrics {
       "Tokens computed for sequences that had ended: the price of sending steps ahead.");
   Counter& audits_ = registry_.AddCounter(
       "whalepod:kv_audits_total",
-      "Comparisons of the sequences and KV blocks that a DP group's ranks hold with the "
+      "Comparisons of the sequences and KV blocks that a DP group's first rank holds with the "
       "scheduler's: one a step and group.");
   Counter& audit_failures_ = registry_.AddCounter(
       "whalepod:kv_audit_failures_total", "Those that found a difference, which ends the epoch.");

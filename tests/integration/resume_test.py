@@ -16,7 +16,7 @@ from deployment import BIN, PATIENCE, SOURCE, Deployment, question
 from whalepod.v1 import inference_pb2
 
 sys.path.append(str(SOURCE / "deploy/python"))
-from whalepod.client import Client  # noqa: E402
+from whalepod.client import Client, OtherDeployment  # noqa: E402
 
 TOKENS = 200
 OPTIONS = {"max_tokens": TOKENS, "ignore_eos": True, "temperature": 0.6, "seed": 11}
@@ -218,8 +218,35 @@ class RestartTest(unittest.TestCase):
                 reader.join(PATIENCE)
                 self.assertFalse(reader.is_alive() or errors, errors)
                 (item,) = python.results(job.id)
-                self.assertEqual(ids_of(events), list(item.answer.choices[0].token_ids))
+                choice = item.answer.choices[0]
+                self.assertEqual(ids_of(events), list(choice.token_ids))
+                self.assertEqual("".join(s.text for e in events for s in e.tokens.spans),
+                                 choice.reasoning + choice.text)
+                self.assertTrue(choice.text or choice.reasoning)
                 self.assertEqual(len(ids_of(events)), tokens)
+                python.channel.close()
+
+    def test_a_watcher_does_not_go_on_with_another_answer(self):
+        """The next deployment computes in another precision."""
+        port = free_port()
+        with tempfile.TemporaryDirectory() as folder:
+            with Deployment("--state-dir", folder, grpc_port=port) as deployment:
+                python = Client(f"127.0.0.1:{port}")
+                job = python.submit(deployment.client.request(PROMPT, **{**OPTIONS, "max_tokens": 3000}))
+                messages = python.watch_item(job.id, wait=PATIENCE)
+                seen = ids_of([next(messages), next(messages)])
+                self.assertTrue(seen)
+                command = subprocess.Popen(
+                    [BIN / "whalepod", "jobs", "watch", job.id, "--item", "0", "--endpoint",
+                     deployment.client.endpoint], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                self.assertTrue(command.stdout.read(1))
+                deployment.kill()
+            with Deployment("--state-dir", folder, "--dtype", "float32", grpc_port=port):
+                with self.assertRaises(OtherDeployment):
+                    list(messages)
+                said = command.communicate(timeout=PATIENCE)[1]
+                self.assertNotEqual(command.returncode, 0)
+                self.assertIn("FAILED_PRECONDITION: the deployment has another model", said)
                 python.channel.close()
 
     def test_without_a_folder_it_is_refused(self):

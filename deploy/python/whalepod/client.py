@@ -13,6 +13,10 @@ import grpc
 from whalepod.v1 import inference_pb2, inference_pb2_grpc, jobs_pb2, jobs_pb2_grpc
 
 
+class OtherDeployment(Exception):
+    """The deployment has another model, precision or defaults than the one that began the answer: it cannot go on."""
+
+
 class Client:
     def __init__(self, endpoint, api_key=None):
         # A deployment that is restarted is met again within a second.
@@ -37,23 +41,29 @@ class Client:
 
     def _follow(self, messages, again, wait, begun=None):
         """`messages`, and `again(what was begun, tokens seen)` as often as the deployment goes away under them."""
-        started, tokens, give_up = False, 0, None
+        started, tokens, away_since = None, 0, None
         while True:
+            asked = time.monotonic()
             try:
                 for message in messages:
-                    give_up = None
+                    away_since = None
                     if message.HasField("started"):
+                        if started and message.started.fingerprint != started.fingerprint:
+                            raise OtherDeployment(f"after {tokens} tokens")
                         if started:
                             continue
-                        started, begun = True, begun or message.started.request_id
+                        started = message.started
+                        begun = begun or started.request_id
                     tokens += len(message.tokens.tokens)
                     yield message
                 return
             except grpc.RpcError as error:
-                give_up = give_up or time.monotonic() + wait
+                now = time.monotonic()
+                if away_since is None or now - asked > 5:  # it was there in between
+                    away_since = now
                 # A server that is being shut down cancels calls.
                 away = error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
-                if not away or not begun or time.monotonic() > give_up:
+                if not away or not begun or now - away_since > wait:
                     raise
                 time.sleep(0.1)
                 messages = again(begun, tokens)

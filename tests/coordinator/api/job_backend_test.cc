@@ -57,7 +57,7 @@ class JobBackendTest : public ::testing::Test {
     return job;
   }
   std::shared_ptr<TestReader> Watch(const std::string& id, uint32_t index, uint32_t from = 0) {
-    const auto stream = backend_->Watch("", id, index);
+    const auto stream = backend_->Watch("", {id, index});
     EXPECT_TRUE(stream.ok()) << stream.status();
     auto reader = std::make_shared<TestReader>();
     reader->Begin(*stream, from);
@@ -169,8 +169,8 @@ TEST_F(JobBackendTest, WatchersOfWhatHasNoAnswerAreTold) {
   several.replace(several.find("\"seed\""), 6, "\"n\":2,\"seed\"");
   request.set_jsonl(several + "{\n" + Line(1, 100000) + Line(2, 100));
   const std::string id = api_->Submit("", request)->id();
-  EXPECT_TRUE(absl::IsOutOfRange(backend_->Watch("", id, 4).status()));
-  EXPECT_TRUE(absl::IsNotFound(backend_->Watch("another", id, 0).status()));
+  EXPECT_TRUE(absl::IsOutOfRange(backend_->Watch("", {id, 4}).status()));
+  EXPECT_TRUE(absl::IsNotFound(backend_->Watch("another", {id, 0}).status()));
   loopback_.ranks->HoldAfter(50);  // before the last item is whole
   loopback_.SetReady();
   const auto two = Watch(id, 0), bad_line = Watch(id, 1), refused = Watch(id, 2);
@@ -185,12 +185,27 @@ TEST_F(JobBackendTest, WatchersOfWhatHasNoAnswerAreTold) {
   EXPECT_THAT(std::string(bad_line->status().message()), HasSubstr("line 2"));
   EXPECT_TRUE(absl::IsAborted(refused->status())) << refused->status();
   EXPECT_THAT(std::string(refused->status().message()), HasSubstr("max_tokens"));
-  // Whoever comes back learns why.
-  EXPECT_TRUE(absl::IsUnavailable(cancelled->status())) << cancelled->status();
-  const auto back = Watch(id, 3, static_cast<uint32_t>(cancelled->ids().size()));
+  EXPECT_TRUE(absl::IsAborted(cancelled->status())) << cancelled->status();
+  EXPECT_THAT(std::string(cancelled->status().message()), HasSubstr("cancelled"));
+  // Whoever comes back with more than there is learns it too.
+  const auto back = Watch(id, 3, static_cast<uint32_t>(cancelled->ids().size()) + 9);
   ASSERT_TRUE(back->WaitOver());
-  EXPECT_TRUE(absl::IsAborted(back->status())) << back->status();
-  EXPECT_THAT(std::string(back->status().message()), HasSubstr("cancelled"));
+  EXPECT_EQ(back->status(), cancelled->status());
+}
+
+// What a watcher has been told of as ended is on disk.
+TEST_F(JobBackendTest, TheEndIsToldOnceItIsOnDisk) {
+  loopback_.SetReady();
+  Begin();
+  for (uint32_t i = 0; i < 40; ++i) {
+    v1::SubmitJobRequest request;
+    request.set_jsonl(Line(i, 3));
+    const std::string id = api_->Submit("", request)->id();
+    const auto reader = Watch(id, 0);
+    ASSERT_TRUE(reader->WaitOver());
+    ASSERT_TRUE(reader->status().ok()) << reader->status();
+    ASSERT_EQ(test_.store->Results("", id, 0, "")->items_size(), 1);
+  }
 }
 
 // Cancelled before their turn comes.
@@ -204,15 +219,22 @@ TEST_F(JobBackendTest, WatchersOfWhatNeverRanAreTold) {
   EXPECT_TRUE(absl::IsAborted(reader->status())) << reader->status();
 }
 
-TEST_F(JobBackendTest, NoMoreThanSoManyWatch) {
+TEST_F(JobBackendTest, NoMoreThanSoManyAreWatched) {
   v1::SubmitJobRequest request;
-  request.set_jsonl(Line(2, 100));
-  const std::string id = api_->Submit("", request)->id();
+  for (uint32_t i = 0; i < 65; ++i) request.mutable_jsonl()->append(Line(i, 100));
+  const std::string id = api_->Submit("", request)->id(), other = api_->Submit("x", request)->id();
   std::vector<std::shared_ptr<TestReader>> readers;
-  for (int i = 0; i < 256; ++i) readers.push_back(Watch(id, 0));
-  EXPECT_TRUE(absl::IsResourceExhausted(backend_->Watch("", id, 0).status()));
+  for (uint32_t i = 0; i < 64; ++i) readers.push_back(Watch(id, i));
+  EXPECT_TRUE(absl::IsResourceExhausted(backend_->Watch("", {id, 64}).status()));
+  EXPECT_TRUE(backend_->Watch("", {id, 3}).ok()) << "all who watch one have one stream";
+  EXPECT_TRUE(backend_->Watch("x", {other, 0}).ok()) << "others have places of their own";
   readers.pop_back();
-  EXPECT_TRUE(backend_->Watch("", id, 0).ok());
+  // Once the backend has told it what there is.
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  while (!backend_->Watch("", {id, 64}).ok()) {
+    ASSERT_LT(std::chrono::steady_clock::now(), deadline);
+    std::this_thread::yield();
+  }
 }
 
 TEST_F(JobBackendTest, AResumableRequestIsRefusedByName) {

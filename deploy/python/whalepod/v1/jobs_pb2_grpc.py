@@ -89,11 +89,13 @@ class JobServiceServicer(object):
 
     def WatchJobItem(self, request, context):
         """Streams one item's answer while it is generated: Started, the tokens from `from_token` on with
-        the text that came with them, Finished; without logprobs and pieces of tokens, which the answer
-        in the results has. Waits for an item whose turn has not come. One that is begun anew gives the
-        same tokens: a watcher that comes back with how many it has gets each once. UNAVAILABLE: come
-        back. ABORTED: the item has ended without an answer. FAILED_PRECONDITION: it has several.
-        OUT_OF_RANGE: the answer ends before `from_token`.
+        the text that came with them, and, once the answer is on disk, Finished; without logprobs and
+        pieces of tokens, which the answer in the results has. Waits for an item whose turn has not
+        come. One that is begun anew gives the same tokens, if Started has the same fingerprint: a
+        watcher that comes back with how many it has gets each once. UNAVAILABLE: come back. ABORTED:
+        the item has ended without an answer. FAILED_PRECONDITION: it has several. NOT_FOUND: there is
+        no such job. OUT_OF_RANGE: it has fewer items, or the answer fewer tokens. RESOURCE_EXHAUSTED:
+        64 items are watched by this API key's callers, 128 in all, or one by 16.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
