@@ -86,7 +86,7 @@ void Generation::Begin(Engine* engine, CheckedGenerate checked, std::string requ
     started->set_request_id(request_id_);
     started->set_model(model.name);
     started->set_seed(checked.request.sampling.seed());
-    started->set_fingerprint(FingerprintOf(model, checked.request.sampling));
+    started->set_fingerprint(FingerprintOf(model, checked.request));
     started->set_reasoning_open(checked.reasoning == ReasoningStart::kOpen);
     for (const v1::GeneratedToken& token : checked.history) {
       checked.request.generated.push_back(token.token_id());

@@ -67,9 +67,10 @@ v1::GenerateResponse ForWatcher(const v1::GenerateResponse& message) {
   return told;
 }
 
-v1::JournalEvents EventsOf(const v1::JobAnswer& answer) {
+v1::JournalEvents EventsOf(const v1::JobAnswer& answer, uint32_t first) {
   v1::JournalEvents events;
-  if (answer.has_started()) *events.add_events()->mutable_started() = answer.started();
+  if (first == 0 && answer.has_started())
+    *events.add_events()->mutable_started() = answer.started();
   if (answer.choices().empty()) return events;
   const v1::JobAnswer::Choice& choice = answer.choices(0);
   absl::string_view reasoning = choice.reasoning(), text = choice.text();
@@ -79,10 +80,17 @@ v1::JournalEvents EventsOf(const v1::JobAnswer& answer) {
                     choice.reasoning_bytes_size() == choice.token_ids_size();
   for (int t = 0; t < choice.token_ids_size(); ++t) {
     const size_t all = t + 1 == choice.token_ids_size() ? std::string::npos : 0;
+    const size_t reasoned = told ? choice.reasoning_bytes(t) : all;
+    const size_t answered = told ? choice.text_bytes(t) : all;
+    if (static_cast<uint32_t>(t) + 1 < first) {
+      reasoning.remove_prefix(std::min(reasoned, reasoning.size()));
+      text.remove_prefix(std::min(answered, text.size()));
+      continue;
+    }
     v1::GenerateResponse::Tokens* const tokens = events.add_events()->mutable_tokens();
     tokens->add_tokens()->set_token_id(choice.token_ids(t));
-    AddSpan(v1::SPAN_KIND_REASONING, told ? choice.reasoning_bytes(t) : all, &reasoning, tokens);
-    AddSpan(v1::SPAN_KIND_ANSWER, told ? choice.text_bytes(t) : all, &text, tokens);
+    AddSpan(v1::SPAN_KIND_REASONING, reasoned, &reasoning, tokens);
+    AddSpan(v1::SPAN_KIND_ANSWER, answered, &text, tokens);
   }
   return events;
 }

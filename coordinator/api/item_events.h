@@ -16,8 +16,9 @@ void Gather(const v1::GenerateResponse& message, v1::JobAnswer* answer);
 
 // What a watcher is told of such a message.
 v1::GenerateResponse ForWatcher(const v1::GenerateResponse& message);
-// Started and the tokens that `answer`, of one choice, has by now, as ForWatcher told of them.
-v1::JournalEvents EventsOf(const v1::JobAnswer& answer);
+// What `answer`, of one choice, has by now, from event `first` on, as ForWatcher told of it: 0 is
+// Started, i + 1 is token i.
+v1::JournalEvents EventsOf(const v1::JobAnswer& answer, uint32_t first);
 // How an item that has ended does so for its watchers: with Finished, or as NoAnswer says.
 v1::JournalEnd EndOf(const v1::JobItem& item);
 // ABORTED: what ended it, `answer`, is none.

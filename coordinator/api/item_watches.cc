@@ -33,21 +33,29 @@ ItemWatches::ItemWatches(JobStore* store, const Clock* clock)
 ItemWatches::~ItemWatches() { store_->RemoveListener(listener_); }
 
 absl::StatusOr<std::shared_ptr<ResumableStream>> ItemWatches::Open(const std::string& tenant,
-                                                                   const ItemId& id) {
-  RETURN_IF_ERROR(store_->Item(tenant, id.first, id.second).status());
-  ASSIGN_OR_RETURN(const std::shared_ptr<ResumableStream> stream, FindOrAdd(tenant, id));
-  // After it can be found: what ends from now on is looked after.
-  Settle(id.second, store_->Item(tenant, id.first, id.second), stream.get());
+                                                                   const ItemId& id, bool* made) {
+  absl::StatusOr<v1::JobItem> item = store_->Item(tenant, id.first, id.second);
+  if (!item.ok()) return item.status();
+  ASSIGN_OR_RETURN(const std::shared_ptr<ResumableStream> stream, FindOrAdd(tenant, id, made));
+  if (!*made) return stream;
+  // It may have ended before the stream could be found; what ends from now on is looked after.
+  if (item->state() == v1::JOB_ITEM_STATE_PENDING) item = store_->Item(tenant, id.first, id.second);
+  Settle(id.second, item, stream.get());
   return stream;
 }
 
 absl::StatusOr<std::shared_ptr<ResumableStream>> ItemWatches::FindOrAdd(const std::string& tenant,
-                                                                        const ItemId& id) {
+                                                                        const ItemId& id,
+                                                                        bool* made) {
   std::vector<std::shared_ptr<ResumableStream>> others;
+  *made = true;
   {
     std::lock_guard lock(mu_);
     if (const auto it = watches_.find(id); it != watches_.end()) {
-      if (auto stream = it->second.stream.lock()) return stream;
+      // One that failed may have met a disk that did.
+      auto stream = it->second.stream.lock();
+      *made = stream == nullptr || stream->failed();
+      if (!*made) return stream;
     }
     size_t mine = 0;
     for (auto it = watches_.begin(); it != watches_.end();) {
@@ -115,11 +123,12 @@ void ItemWatches::Look(const std::string& job_id) {
 
 void ItemWatches::Settle(uint32_t index, const absl::StatusOr<v1::JobItem>& item,
                          ResumableStream* stream) {
-  if (!item.ok()) return stream->Extend({}, EndOf(item.status()));
+  if (!item.ok()) return stream->Extend(0, {}, EndOf(item.status()));
   if (item->state() == v1::JOB_ITEM_STATE_PENDING) return;
   const int choices = item->answer().choices_size();
-  if (choices > 1) return stream->Extend({}, SeveralAnswers(static_cast<uint32_t>(choices)));
-  stream->Extend(EventsOf(item->answer()), EndOf(*item));
+  if (choices > 1) return stream->Extend(0, {}, SeveralAnswers(static_cast<uint32_t>(choices)));
+  const uint32_t first = stream->events();
+  stream->Extend(first, EventsOf(item->answer(), first), EndOf(*item));
 }
 
 }  // namespace whalepod

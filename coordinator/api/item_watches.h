@@ -28,10 +28,10 @@ class ItemWatches {
   ItemWatches(JobStore* store, const Clock* clock);
   ~ItemWatches();
 
-  // The item's stream, over already if it has ended. Waits for the disk. Errors as
-  // JobStore::Item's; RESOURCE_EXHAUSTED: many items are watched.
-  absl::StatusOr<std::shared_ptr<ResumableStream>> Open(const std::string& tenant,
-                                                        const ItemId& id);
+  // The item's stream, over already if it has ended; `made`: nobody had it before. Waits for the
+  // disk. Errors as JobStore::Item's; RESOURCE_EXHAUSTED: many items are watched.
+  absl::StatusOr<std::shared_ptr<ResumableStream>> Open(const std::string& tenant, const ItemId& id,
+                                                        bool* made);
   // The stream of an item that is watched; else null.
   std::shared_ptr<ResumableStream> Find(const ItemId& id);
   // Has the store say how the items of a job ended that are watched.
@@ -44,7 +44,7 @@ class ItemWatches {
   };
 
   absl::StatusOr<std::shared_ptr<ResumableStream>> FindOrAdd(const std::string& tenant,
-                                                             const ItemId& id);
+                                                             const ItemId& id, bool* made);
   // Those of a job that are read and not over.
   std::map<ItemId, Watch> OfJob(const std::string& job_id);
   void Look(const std::string& job_id);

@@ -83,8 +83,9 @@ class JobBackend::Call final : public ItemCall,
 
   // Tells `stream` what there is by now; what follows finds it.
   void CatchUp(ResumableStream* stream) const {
-    if (Choices() > 1) return stream->Extend({}, SeveralAnswers(Choices()));
-    stream->Extend(EventsOf(answer_), std::nullopt);
+    if (Choices() > 1) return stream->Extend(0, {}, SeveralAnswers(Choices()));
+    const uint32_t first = stream->events();
+    stream->Extend(first, EventsOf(answer_, first), std::nullopt);
   }
 
  private:
@@ -100,9 +101,11 @@ class JobBackend::Call final : public ItemCall,
     if (!message.has_started() && !message.has_tokens()) return;
     const std::shared_ptr<ResumableStream> stream = backend_->watches_.Find(id_);
     if (stream == nullptr) return;
-    if (Choices() > 1) return stream->Extend({}, SeveralAnswers(Choices()));
+    if (Choices() > 1) return stream->Extend(0, {}, SeveralAnswers(Choices()));
     const int number = message.has_started() ? 0 : answer_.choices(0).token_ids_size();
-    stream->Append(static_cast<uint32_t>(number), ForWatcher(message));
+    v1::JournalEvents events;
+    *events.add_events() = ForWatcher(message);
+    stream->Extend(static_cast<uint32_t>(number), std::move(events), std::nullopt);
   }
 
   void End(absl::StatusOr<v1::JobAnswer> answer) {
@@ -145,11 +148,13 @@ std::shared_ptr<ItemCall> JobBackend::Start(const PendingItem& item, Done done) 
 
 absl::StatusOr<std::shared_ptr<ResumableStream>> JobBackend::Watch(const std::string& tenant,
                                                                    const ItemId& id) {
-  ASSIGN_OR_RETURN(const std::shared_ptr<ResumableStream> stream, watches_.Open(tenant, id));
-  if (stream->over()) return stream;
-  Later([this, id, stream] {
+  bool made = false;
+  ASSIGN_OR_RETURN(const std::shared_ptr<ResumableStream> stream, watches_.Open(tenant, id, &made));
+  if (!made || stream->over()) return stream;
+  Later([this, id, watched = std::weak_ptr<ResumableStream>(stream)] {
     const auto it = answering_.find(id);
-    if (it != answering_.end()) it->second->CatchUp(stream.get());
+    if (it == answering_.end()) return;
+    if (const auto stream = watched.lock()) it->second->CatchUp(stream.get());
   });
   return stream;
 }

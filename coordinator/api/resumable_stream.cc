@@ -1,10 +1,12 @@
 #include "coordinator/api/resumable_stream.h"
 
 #include <algorithm>
+#include <chrono>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
+#include "coordinator/api/errors.h"
 
 namespace whalepod {
 namespace {
@@ -12,6 +14,7 @@ namespace {
 // Of one message to a reader that has fallen behind: with 20 best ids each 64 kilobytes.
 constexpr uint32_t kMostTokens = 256;
 constexpr size_t kMostReaders = 16;
+constexpr auto kStall = std::chrono::seconds(30);
 
 void TellReaders(const std::vector<std::shared_ptr<StreamReader>>& readers) {
   for (const std::shared_ptr<StreamReader>& reader : readers) reader->OnMore();
@@ -32,18 +35,18 @@ void ResumableStream::AddLocked(const v1::GenerateResponse& event) {
   if (event.has_started()) {
     started_ = event;
   } else {
-    CHECK_EQ(event.tokens().tokens_size(), 1);
     tokens_.push_back(event.SerializeAsString());
   }
 }
 
-void ResumableStream::Extend(v1::JournalEvents events, std::optional<v1::JournalEnd> end) {
+void ResumableStream::Extend(uint32_t first, v1::JournalEvents events,
+                             std::optional<v1::JournalEnd> end) {
   std::vector<std::shared_ptr<StreamReader>> readers;
   {
     std::lock_guard lock(mu_);
     if (OverLocked()) return;
-    for (int i = static_cast<int>(EventsLocked()); i < events.events_size(); ++i) {
-      AddLocked(events.events(i));
+    for (const v1::GenerateResponse& event : events.events()) {
+      if (first++ == EventsLocked()) AddLocked(event);
     }
     end_ = std::move(end);
     readers = ReadersLocked();
@@ -51,20 +54,19 @@ void ResumableStream::Extend(v1::JournalEvents events, std::optional<v1::Journal
   TellReaders(readers);
 }
 
-void ResumableStream::Append(uint32_t number, const v1::GenerateResponse& event) {
-  std::vector<std::shared_ptr<StreamReader>> readers;
-  {
-    std::lock_guard lock(mu_);
-    if (OverLocked() || number != EventsLocked()) return;
-    AddLocked(event);
-    readers = ReadersLocked();
-  }
-  TellReaders(readers);
+uint32_t ResumableStream::events() const {
+  std::lock_guard lock(mu_);
+  return EventsLocked();
 }
 
 bool ResumableStream::over() const {
   std::lock_guard lock(mu_);
   return OverLocked();
+}
+
+bool ResumableStream::failed() const {
+  std::lock_guard lock(mu_);
+  return OverLocked() && !(end_.has_value() && end_->has_finished());
 }
 
 // Once the end is known to others they may let the stream go: it is not touched after the lock.
@@ -73,6 +75,7 @@ bool ResumableStream::Write(const v1::GenerateResponse& message, bool last) {
   const std::shared_ptr<ResumableStream> self = shared_from_this();
   {
     std::lock_guard lock(mu_);
+    CHECK_LE(message.tokens().tokens_size(), 1);
     if (message.has_started() || message.has_tokens()) AddLocked(message);
     if (message.has_finished()) *end_.emplace().mutable_finished() = message;
     CHECK_EQ(last, end_.has_value());
@@ -106,14 +109,19 @@ std::vector<std::shared_ptr<StreamReader>> ResumableStream::ReadersLocked() cons
 }
 
 absl::Status ResumableStream::Attach(const std::shared_ptr<StreamReader>& reader) {
+  bool full = false;
   {
     std::lock_guard lock(mu_);
     DetachLocked(nullptr);
-    if (readers_.size() >= kMostReaders) {
-      return absl::ResourceExhaustedError(
-          absl::StrCat("more than ", kMostReaders, " clients read this answer"));
-    }
-    readers_.push_back(reader);
+    full = readers_.size() >= kMostReaders;
+    if (!full) readers_.push_back(reader);
+  }
+  if (full) {
+    // Those that have taken nothing for long give way to who asks next.
+    CheckReaders(clock_->Now() - kStall);
+    return WithRetryDelay(absl::ResourceExhaustedError(absl::StrCat("more than ", kMostReaders,
+                                                                    " clients read this answer")),
+                          "TOO_MANY_READERS", kRetryMs);
   }
   reader->OnMore();
   return absl::OkStatus();

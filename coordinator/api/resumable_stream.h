@@ -46,11 +46,14 @@ class ResumableStream final : public ResponseWriter,
   void Cancel() {
     if (generation_ != nullptr) generation_->Cancel();
   }
-  // From elsewhere than a generation: those of an answer's first events that this does not have,
-  // and the end; nothing once it is over. Event `number` alone, if it is the next one.
-  void Extend(v1::JournalEvents events, std::optional<v1::JournalEnd> end);
-  void Append(uint32_t number, const v1::GenerateResponse& event);
+  // From elsewhere than a generation: events `first`, first + 1, ... of the answer, of which those
+  // are taken that follow what there is, and the end; nothing once it is over.
+  void Extend(uint32_t first, v1::JournalEvents events, std::optional<v1::JournalEnd> end);
+  // How many events there are.
+  uint32_t events() const;
   bool over() const;
+  // It is over, and not well.
+  bool failed() const;
 
   // ResponseWriter: from the generation.
   bool Write(const v1::GenerateResponse& message, bool last) override;

@@ -158,7 +158,7 @@ absl::StatusOr<std::shared_ptr<ResumableStream>> ResumableStreams::Resume(
 std::shared_ptr<ResumableStream> ResumableStreams::Restore(const StreamId& id,
                                                            StoredStream stored) {
   auto stream = std::make_shared<ResumableStream>(frontend_->clock());
-  stream->Extend(std::move(stored.events), *std::move(stored.end));
+  stream->Extend(0, std::move(stored.events), *std::move(stored.end));
   std::lock_guard lock(mu_);
   restored_[id] = {.key = stored.key, .stream = stream};
   return stream;

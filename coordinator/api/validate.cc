@@ -68,9 +68,17 @@ void SetDeadlines(const v1::Timeouts& timeouts, TimePoint arrival, SchedulerRequ
 
 }  // namespace
 
-std::string FingerprintOf(const ServedModel& model, const v1::SamplingParams& sampling) {
+std::string FingerprintOf(const ServedModel& model, const SchedulerRequest& request) {
   constexpr size_t kDigits = 16;
-  return HexOf(Sha256(absl::StrCat(model.identity, Deterministic(sampling)))).substr(0, kDigits);
+  v1::SamplingParams sampling = request.sampling;
+  // These change no token; how long an answer may be depends on the deployment's memory.
+  sampling.clear_max_tokens();
+  sampling.clear_logprobs();
+  sampling.clear_prompt_logprobs();
+  const absl::string_view prompt(reinterpret_cast<const char*>(request.prompt.data()),
+                                 request.prompt.size() * sizeof(uint32_t));
+  return HexOf(Sha256(absl::StrCat(model.identity, Deterministic(sampling), prompt)))
+      .substr(0, kDigits);
 }
 
 absl::Status CheckTokenIds(const ServedModel& model, const std::string& field,

@@ -34,8 +34,8 @@ struct ServedModel {
   std::string identity;  // equal for deployments that answer every request with the same tokens
 };
 
-// Started's fingerprint, of a request that is sampled so. 16 digits.
-std::string FingerprintOf(const ServedModel& model, const v1::SamplingParams& sampling);
+// Started's fingerprint: equal for requests whose tokens are the same as far as both go. 16 digits.
+std::string FingerprintOf(const ServedModel& model, const SchedulerRequest& request);
 
 // INVALID_ARGUMENT names the first id of `field` that is not in the vocabulary.
 absl::Status CheckTokenIds(const ServedModel& model, const std::string& field,

@@ -148,12 +148,13 @@ absl::Status ReadAll(grpc::ClientReaderInterface<v1::GenerateResponse>* reader,
   v1::GenerateResponse response;
   const std::string before = answer->started.fingerprint();
   while (reader->Read(&response)) {
-    if (response.has_started() && !before.empty() && response.started().fingerprint() != before) {
+    const std::string& now = response.started().fingerprint();
+    if (response.has_started() && !before.empty() && !now.empty() && now != before) {
       context->TryCancel();
       reader->Finish();
       return absl::FailedPreconditionError(
-          "the deployment has another model, precision or defaults than the one that began the "
-          "answer: it cannot be gone on with");
+          "the deployment has another model, precision, tokenizer or defaults than the one that "
+          "began the answer: it cannot be gone on with");
     }
     if (response.has_tokens() && on_tokens) on_tokens(response.tokens());
     Take(response, answer);

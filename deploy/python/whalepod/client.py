@@ -14,7 +14,8 @@ from whalepod.v1 import inference_pb2, inference_pb2_grpc, jobs_pb2, jobs_pb2_gr
 
 
 class OtherDeployment(Exception):
-    """The deployment has another model, precision or defaults than the one that began the answer: it cannot go on."""
+    """The deployment has another model, precision, tokenizer or defaults than the one that began the answer, which
+    cannot go on."""
 
 
 class Client:
@@ -48,9 +49,10 @@ class Client:
                 for message in messages:
                     away_since = None
                     if message.HasField("started"):
-                        if started and message.started.fingerprint != started.fingerprint:
-                            raise OtherDeployment(f"after {tokens} tokens")
                         if started:
+                            prints = {started.fingerprint, message.started.fingerprint} - {""}
+                            if len(prints) > 1:
+                                raise OtherDeployment(f"after {tokens} tokens")
                             continue
                         started = message.started
                         begun = begun or started.request_id

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -55,16 +56,24 @@ TEST(ItemEvents, WhatIsToldAgainIsWhatWasTold) {
   Gather(finished, &answer);
   EXPECT_EQ(answer.request_id(), "r");
   EXPECT_EQ(answer.choices(0).reasoning(), "caf\u00e9 end");
-  const v1::JournalEvents events = EventsOf(answer);
+  const v1::JournalEvents events = EventsOf(answer, 0);
   ASSERT_EQ(events.events_size(), static_cast<int>(messages.size()));
   for (int i = 0; i < events.events_size(); ++i) {
     EXPECT_EQ(events.events(i).DebugString(), messages[static_cast<size_t>(i)].DebugString());
+  }
+  for (uint32_t first = 0; first < 8; ++first) {
+    const v1::JournalEvents rest = EventsOf(answer, first);
+    ASSERT_EQ(rest.events_size(), std::max(0, events.events_size() - static_cast<int>(first)));
+    for (int i = 0; i < rest.events_size(); ++i) {
+      EXPECT_EQ(rest.events(i).DebugString(),
+                events.events(i + static_cast<int>(first)).DebugString());
+    }
   }
   EXPECT_EQ(EndOf(item).finished().DebugString(), finished.DebugString());
 
   // As an earlier version wrote it.
   answer.mutable_choices(0)->clear_text_bytes();
-  const v1::JournalEvents old = EventsOf(answer);
+  const v1::JournalEvents old = EventsOf(answer, 0);
   EXPECT_EQ(old.events(1).tokens().spans_size(), 0);
   EXPECT_EQ(old.events(4).tokens().spans(0).text(), "caf\u00e9 end");
   EXPECT_EQ(old.events(4).tokens().spans(1).text(), "\nanswer");

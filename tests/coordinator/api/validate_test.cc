@@ -311,5 +311,30 @@ TEST(Errors, RetryDelay) {
   EXPECT_TRUE(ToGrpcStatus(absl::InternalError("x")).error_details().empty());
 }
 
+// What changes no token does not count: a deployment with another context goes on with an answer.
+TEST(Fingerprint, IsOfWhatTokensDependOn) {
+  ServedModel model;
+  model.identity = "shapes";
+  SchedulerRequest request;
+  request.prompt = {1, 2, 3};
+  request.sampling.set_seed(7);
+  request.sampling.set_max_tokens(100);
+  const std::string print = FingerprintOf(model, request);
+  EXPECT_EQ(print.size(), 16u);
+  SchedulerRequest longer = request;
+  longer.sampling.set_max_tokens(200);
+  longer.sampling.set_logprobs(5);
+  longer.priority = 3;
+  EXPECT_EQ(FingerprintOf(model, longer), print);
+  SchedulerRequest other = request;
+  other.prompt.back() = 4;
+  EXPECT_NE(FingerprintOf(model, other), print);
+  other = request;
+  other.sampling.set_temperature(0.5f);
+  EXPECT_NE(FingerprintOf(model, other), print);
+  model.identity = "other shapes";
+  EXPECT_NE(FingerprintOf(model, request), print);
+}
+
 }  // namespace
 }  // namespace whalepod
