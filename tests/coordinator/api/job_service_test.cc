@@ -90,9 +90,12 @@ TEST_F(JobServiceTest, AWatcherThatWaitsForItsTurnOutlivesTheServer) {
   v1::GenerateResponse response;
   EXPECT_FALSE(reader->Read(&response));
   EXPECT_FALSE(reader->Finish().ok());
-  std::lock_guard lock(mu);
-  released = true;
-  changed.notify_all();
+  {
+    std::lock_guard lock(mu);
+    released = true;
+    changed.notify_all();
+  }
+  api_.reset();  // runs what waited
 }
 
 TEST_F(JobServiceTest, AWatcherThatLeavesGivesItsPlaceBack) {
