@@ -34,8 +34,6 @@ class ItemWatches {
                                                         bool* made);
   // The stream of an item that is watched; else null.
   std::shared_ptr<ResumableStream> Find(const ItemId& id);
-  // Has the store say how the items of a job ended that are watched.
-  void LookAfter(const std::string& job_id);
 
  private:
   struct Watch {
@@ -45,7 +43,9 @@ class ItemWatches {
 
   absl::StatusOr<std::shared_ptr<ResumableStream>> FindOrAdd(const std::string& tenant,
                                                              const ItemId& id, bool* made);
-  // Those of a job that are read and not over.
+  // Has the store say how the items of a job ended that are watched.
+  void LookAfter(const std::string& job_id);
+  // Those of a job.
   std::map<ItemId, Watch> OfJob(const std::string& job_id);
   void Look(const std::string& job_id);
   // Ends the stream if the item has.
