@@ -1,6 +1,5 @@
 #include "coordinator/api/item_events.h"
 
-#include <algorithm>
 #include <string>
 
 #include "absl/strings/str_cat.h"
@@ -25,11 +24,14 @@ void GatherTokens(const v1::GenerateResponse::Tokens& tokens, v1::JobAnswer::Cho
   choice->add_text_bytes(static_cast<uint32_t>(text));
 }
 
-// Moves the first `bytes` of `rest` into a span of their own.
-void AddSpan(v1::SpanKind kind, size_t bytes, absl::string_view* rest,
-             v1::GenerateResponse::Tokens* tokens) {
-  const absl::string_view text = rest->substr(0, bytes);
-  rest->remove_prefix(text.size());
+// Takes the first `bytes` from `rest`, as far as there are so many.
+absl::string_view Cut(size_t bytes, absl::string_view* rest) {
+  const absl::string_view cut = rest->substr(0, bytes);
+  rest->remove_prefix(cut.size());
+  return cut;
+}
+
+void AddSpan(v1::SpanKind kind, absl::string_view text, v1::GenerateResponse::Tokens* tokens) {
   if (text.empty()) return;
   v1::TextSpan* const span = tokens->add_spans();
   span->set_kind(kind);
@@ -69,8 +71,9 @@ v1::GenerateResponse ForWatcher(const v1::GenerateResponse& message) {
 
 v1::JournalEvents EventsOf(const v1::JobAnswer& answer, uint32_t first) {
   v1::JournalEvents events;
-  if (first == 0 && answer.has_started())
+  if (first == 0 && answer.has_started()) {
     *events.add_events()->mutable_started() = answer.started();
+  }
   if (answer.choices().empty()) return events;
   const v1::JobAnswer::Choice& choice = answer.choices(0);
   absl::string_view reasoning = choice.reasoning(), text = choice.text();
@@ -80,17 +83,13 @@ v1::JournalEvents EventsOf(const v1::JobAnswer& answer, uint32_t first) {
                     choice.reasoning_bytes_size() == choice.token_ids_size();
   for (int t = 0; t < choice.token_ids_size(); ++t) {
     const size_t all = t + 1 == choice.token_ids_size() ? std::string::npos : 0;
-    const size_t reasoned = told ? choice.reasoning_bytes(t) : all;
-    const size_t answered = told ? choice.text_bytes(t) : all;
-    if (static_cast<uint32_t>(t) + 1 < first) {
-      reasoning.remove_prefix(std::min(reasoned, reasoning.size()));
-      text.remove_prefix(std::min(answered, text.size()));
-      continue;
-    }
+    const absl::string_view reasoned = Cut(told ? choice.reasoning_bytes(t) : all, &reasoning);
+    const absl::string_view answered = Cut(told ? choice.text_bytes(t) : all, &text);
+    if (static_cast<uint32_t>(t) + 1 < first) continue;
     v1::GenerateResponse::Tokens* const tokens = events.add_events()->mutable_tokens();
     tokens->add_tokens()->set_token_id(choice.token_ids(t));
-    AddSpan(v1::SPAN_KIND_REASONING, reasoned, &reasoning, tokens);
-    AddSpan(v1::SPAN_KIND_ANSWER, answered, &text, tokens);
+    AddSpan(v1::SPAN_KIND_REASONING, reasoned, tokens);
+    AddSpan(v1::SPAN_KIND_ANSWER, answered, tokens);
   }
   return events;
 }

@@ -1,6 +1,5 @@
 #include "coordinator/api/item_watches.h"
 
-#include <chrono>
 #include <limits>
 #include <optional>
 #include <vector>
@@ -16,7 +15,6 @@ namespace {
 
 // What is read is in memory whole: R1's longest answers take about ten megabytes.
 constexpr size_t kMostWatched = 128, kMostOfOneKey = 64;
-constexpr auto kStall = std::chrono::seconds(30);
 
 }  // namespace
 
@@ -75,7 +73,7 @@ absl::StatusOr<std::shared_ptr<ResumableStream>> ItemWatches::FindOrAdd(const st
     }
   }
   // Readers that have taken nothing for long give way to who asks next.
-  for (const auto& other : others) other->CheckReaders(clock_->Now() - kStall);
+  for (const auto& other : others) other->CheckReaders(clock_->Now() - kReaderStall);
   return WithRetryDelay(absl::ResourceExhaustedError(absl::StrCat(
                             "items of jobs are watched by many: at most ", kMostWatched,
                             " can be at a time, ", kMostOfOneKey, " of them by one API key")),

@@ -1,7 +1,6 @@
 #include "coordinator/api/resumable_stream.h"
 
 #include <algorithm>
-#include <chrono>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -14,7 +13,6 @@ namespace {
 // Of one message to a reader that has fallen behind: with 20 best ids each 64 kilobytes.
 constexpr uint32_t kMostTokens = 256;
 constexpr size_t kMostReaders = 16;
-constexpr auto kStall = std::chrono::seconds(30);
 
 void TellReaders(const std::vector<std::shared_ptr<StreamReader>>& readers) {
   for (const std::shared_ptr<StreamReader>& reader : readers) reader->OnMore();
@@ -118,7 +116,7 @@ absl::Status ResumableStream::Attach(const std::shared_ptr<StreamReader>& reader
   }
   if (full) {
     // Those that have taken nothing for long give way to who asks next.
-    CheckReaders(clock_->Now() - kStall);
+    CheckReaders(clock_->Now() - kReaderStall);
     return WithRetryDelay(absl::ResourceExhaustedError(absl::StrCat("more than ", kMostReaders,
                                                                     " clients read this answer")),
                           "TOO_MANY_READERS", kRetryMs);

@@ -1,6 +1,7 @@
 // One resumable generation in memory: what it has answered by now, for whoever reads it.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <deque>
 #include <memory>
@@ -21,6 +22,9 @@ namespace whalepod {
 // is shut down, and is to come back.
 absl::Status Aborted();
 v1::JournalEnd EndOf(const absl::Status& status);
+
+// A reader that has taken nothing for so long is to be cut off.
+constexpr Duration kReaderStall = std::chrono::seconds(30);
 
 // Who reads a stream. Called from any thread, without the stream's lock; must not block.
 class StreamReader {

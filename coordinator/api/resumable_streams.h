@@ -32,8 +32,7 @@ class ResumableStreams {
     Duration window =
         std::chrono::minutes(10);  // without a reader; then it is cancelled, forgotten
     Duration flush = std::chrono::milliseconds(50);  // so much may be missing on disk
-    Duration stall =
-        std::chrono::seconds(30);     // a reader that takes nothing for so long is cut off
+    Duration stall = kReaderStall;
     std::function<int64_t()> now_ms;  // the store's
   };
 

@@ -137,6 +137,25 @@ class DropTest(unittest.TestCase):
         self.assertEqual(json.loads(again.stdout)["text"], answer["text"])
 
 
+class Reading:
+    """A thread that reads messages to their end: `enough` is set once five tokens are there, or an error."""
+
+    def __init__(self, messages):
+        self.events, self.errors, self.enough = [], [], threading.Event()
+        self.thread = threading.Thread(target=self.read, args=[messages])
+        self.thread.start()
+
+    def read(self, messages):
+        try:
+            for event in messages:
+                self.events.append(event)
+                if len(ids_of(self.events)) >= 5:
+                    self.enough.set()
+        except grpc.RpcError as error:
+            self.errors.append(error)
+        self.enough.set()
+
+
 class RestartTest(unittest.TestCase):
     def test_clients_go_on_when_all_of_it_is_killed(self):
         self.go_on(lambda deployment: deployment.kill())
@@ -157,31 +176,19 @@ class RestartTest(unittest.TestCase):
             with deploy() as deployment:
                 expected, _, _ = deployment.client.generate(PROMPT, **options)
                 request = deployment.client.request(PROMPT, **options)
-                python, events, enough, errors = Client(f"127.0.0.1:{port}"), [], threading.Event(), []
-
-                def read():
-                    try:
-                        for event in python.generate_resumable(request, wait=PATIENCE):
-                            events.append(event)
-                            if len(ids_of(events)) >= 5:
-                                enough.set()
-                    except grpc.RpcError as error:
-                        errors.append(error)
-                    enough.set()
-
-                reader = threading.Thread(target=read)
-                reader.start()
+                python = Client(f"127.0.0.1:{port}")
+                reading = Reading(python.generate_resumable(request, wait=PATIENCE))
                 command = subprocess.Popen(
                     [BIN / "whalepod", "generate", "--endpoint", deployment.client.endpoint, "--json",
                      "--resumable", "--prompt-token-ids", ",".join(map(str, PROMPT)), *map(str, flags)],
                     stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-                self.assertTrue(enough.wait(PATIENCE))
+                self.assertTrue(reading.enough.wait(PATIENCE))
                 deployment.client.wait_status("running, both of them", lambda s: s.running == 2)
                 end(deployment)
             with deploy():
-                reader.join(PATIENCE)
-                self.assertFalse(reader.is_alive() or errors, errors)
-                self.assertEqual(ids_of(events), expected)
+                reading.thread.join(PATIENCE)
+                self.assertFalse(reading.thread.is_alive() or reading.errors, reading.errors)
+                self.assertEqual(ids_of(reading.events), expected)
                 self.assertFalse(request.resumable, "the caller's request was changed")
                 output, said = command.communicate(timeout=PATIENCE)
                 self.assertEqual(command.returncode, 0, said)
@@ -196,34 +203,21 @@ class RestartTest(unittest.TestCase):
             with deploy() as deployment:
                 python = Client(f"127.0.0.1:{port}")
                 job = python.submit(deployment.client.request(PROMPT, **{**OPTIONS, "max_tokens": tokens}))
-                events, enough, errors = [], threading.Event(), []
-
-                def read():
-                    try:
-                        for event in python.watch_item(job.id, wait=PATIENCE):
-                            events.append(event)
-                            if len(ids_of(events)) >= 5:
-                                enough.set()
-                    except grpc.RpcError as error:
-                        errors.append(error)
-                    enough.set()
-
-                reader = threading.Thread(target=read)
-                reader.start()
-                self.assertTrue(enough.wait(PATIENCE))
+                reading = Reading(python.watch_item(job.id, wait=PATIENCE))
+                self.assertTrue(reading.enough.wait(PATIENCE))
                 deployment.kill()
-            seen = len(ids_of(events))
+            seen = len(ids_of(reading.events))
             self.assertLess(seen, tokens)
             with deploy():
-                reader.join(PATIENCE)
-                self.assertFalse(reader.is_alive() or errors, errors)
+                reading.thread.join(PATIENCE)
+                self.assertFalse(reading.thread.is_alive() or reading.errors, reading.errors)
                 (item,) = python.results(job.id)
                 choice = item.answer.choices[0]
-                self.assertEqual(ids_of(events), list(choice.token_ids))
-                self.assertEqual("".join(s.text for e in events for s in e.tokens.spans),
+                self.assertEqual(ids_of(reading.events), list(choice.token_ids))
+                self.assertEqual("".join(s.text for e in reading.events for s in e.tokens.spans),
                                  choice.reasoning + choice.text)
                 self.assertTrue(choice.text or choice.reasoning)
-                self.assertEqual(len(ids_of(events)), tokens)
+                self.assertEqual(len(ids_of(reading.events)), tokens)
                 python.channel.close()
 
     def test_a_watcher_does_not_go_on_with_another_answer(self):
