@@ -15,6 +15,7 @@
 #include "coordinator/api/grpc_generate.h"
 #include "coordinator/api/grpc_resume.h"
 #include "coordinator/api/job_service.h"
+#include "coordinator/api/limits.h"
 #include "coordinator/api/work_pool.h"
 #include "whalepod/v1/inference.grpc.pb.h"
 
@@ -22,8 +23,6 @@ namespace whalepod {
 namespace {
 
 constexpr char kServiceName[] = "whalepod.v1.InferenceService";
-// A prompt of 160k token ids takes half a megabyte, its text somewhat more.
-constexpr int kMostMessage = 4 << 20;
 constexpr size_t kUsageQueue = 64;
 
 class Service final : public v1::InferenceService::CallbackService {
@@ -197,7 +196,7 @@ class GrpcApiServer final : public ApiServer {
     builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10000);
     builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
     builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10000);
-    builder.SetMaxReceiveMessageSize(kMostMessage);
+    builder.SetMaxReceiveMessageSize(kMostBody);
     builder.RegisterService(&service_);
     if (jobs_) builder.RegisterService(&*jobs_);
     server_ = builder.BuildAndStart();

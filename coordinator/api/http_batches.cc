@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <memory>
 #include <utility>
 #include <vector>
 
@@ -14,6 +15,7 @@
 #include "base/status.h"
 #include "coordinator/api/batch_format.h"
 #include "coordinator/api/errors.h"
+#include "coordinator/api/limits.h"
 #include "coordinator/api/multipart.h"
 #include "coordinator/api/openai_response.h"
 #include "coordinator/checkpoint/json.h"
@@ -27,6 +29,7 @@ using Json = nlohmann::ordered_json;
 constexpr char kFiles[] = "/v1/files", kBatches[] = "/v1/batches";
 constexpr char kOutput[] = "file-out-", kErrors[] = "file-err-";
 constexpr size_t kMostFilename = 256;
+constexpr size_t kPieceBytes = 2 << 20;  // of a file that is sent in pieces
 constexpr uint32_t kBatchPage = 20, kMostBatchPage = 100, kFilePage = 10'000;
 
 BatchReply Reply(const Json& json) { return {.body = CompactJson(json)}; }
@@ -136,22 +139,46 @@ Json ListJson(std::vector<Json> data, bool more) {
 }
 
 // A file that a job makes: its lines are written when they are asked for.
-absl::StatusOr<std::string> JobLines(const Call& call, const std::string& job_id, bool answered) {
-  ASSIGN_OR_RETURN(const v1::Job job, call.store.Get(call.tenant, job_id));
-  if (!IsOver(job.state())) {
-    return absl::NotFoundError(absl::StrCat("batch ", job_id, " has not ended"));
-  }
-  std::string lines, token;
-  do {
-    ASSIGN_OR_RETURN(const v1::GetJobResultsResponse page,
-                     call.store.Results(call.tenant, job_id, 0, token));
-    for (const v1::JobItem& item : page.items()) {
-      if ((item.state() == v1::JOB_ITEM_STATE_SUCCEEDED) == answered) lines += BatchLine(job, item);
+class JobLines {
+ public:
+  static absl::StatusOr<JobLines> Open(const Call& call, const std::string& job_id, bool answered) {
+    ASSIGN_OR_RETURN(v1::Job job, call.store.Get(call.tenant, job_id));
+    if (!IsOver(job.state())) {
+      return absl::NotFoundError(absl::StrCat("batch ", job_id, " has not ended"));
     }
-    token = page.next_page_token();
-  } while (!token.empty());
-  return lines;
-}
+    return JobLines(&call.store, call.tenant, std::move(job), answered);
+  }
+
+  // Some lines; none: that was all.
+  absl::StatusOr<std::string> Next() {
+    std::string lines;
+    while (lines.empty() && !over_) {
+      ASSIGN_OR_RETURN(const v1::GetJobResultsResponse page,
+                       store_->Results(tenant_, job_.id(), 0, token_));
+      for (const v1::JobItem& item : page.items()) {
+        if ((item.state() == v1::JOB_ITEM_STATE_SUCCEEDED) == answered_) {
+          lines += BatchLine(job_, item);
+        }
+      }
+      token_ = page.next_page_token();
+      over_ = token_.empty();
+    }
+    return lines;
+  }
+  bool over() const { return over_; }
+  const v1::Job& job() const { return job_; }
+
+ private:
+  JobLines(JobStore* store, std::string tenant, v1::Job job, bool answered)
+      : store_(store), tenant_(std::move(tenant)), job_(std::move(job)), answered_(answered) {}
+
+  JobStore* store_;
+  std::string tenant_;
+  v1::Job job_;
+  bool answered_;
+  std::string token_;
+  bool over_ = false;
+};
 
 // The job whose answers, or errors, a file has; empty for an uploaded one.
 std::string JobOfFile(absl::string_view id, bool* answered) {
@@ -159,24 +186,81 @@ std::string JobOfFile(absl::string_view id, bool* answered) {
   return *answered || absl::ConsumePrefix(&id, kErrors) ? std::string(id) : "";
 }
 
-absl::StatusOr<std::string> ContentOf(const Call& call, const std::string& id) {
+absl::Status CheckFileSize(size_t bytes) {
+  if (bytes <= kMostUpload) return absl::OkStatus();
+  return BadField("file", "TOO_LONG", absl::StrCat(bytes, " bytes"),
+                  absl::StrCat("at most ", kMostUpload));
+}
+
+// The text of a file that becomes a batch.
+absl::StatusOr<std::string> TextOf(const Call& call, const std::string& id) {
   bool answered = false;
   const std::string job = JobOfFile(id, &answered);
-  return job.empty() ? call.store.ReadFile(call.tenant, id) : JobLines(call, job, answered);
+  if (job.empty()) return call.store.ReadFile(call.tenant, id);
+  ASSIGN_OR_RETURN(JobLines lines, JobLines::Open(call, job, answered));
+  std::string text;
+  while (!lines.over()) {
+    ASSIGN_OR_RETURN(const std::string more, lines.Next());
+    text += more;
+    RETURN_IF_ERROR(CheckFileSize(text.size()));
+  }
+  return text;
+}
+
+// `content` in pieces, which hold `share`.
+BatchReply::More PiecesOf(std::string content, TransferRoom::Share share) {
+  struct Rest {
+    std::string content;
+    size_t at = 0;
+    TransferRoom::Share share;
+  };
+  const auto rest = std::make_shared<Rest>(Rest{std::move(content), 0, std::move(share)});
+  return [rest]() -> absl::StatusOr<std::string> {
+    std::string piece = rest->content.substr(rest->at, kPieceBytes);
+    rest->at += piece.size();
+    return piece;
+  };
+}
+
+absl::StatusOr<BatchReply> ContentOf(const Call& call, const std::string& id) {
+  BatchReply reply{.content_type = "application/octet-stream"};
+  bool answered = false;
+  const std::string job = JobOfFile(id, &answered);
+  if (!job.empty()) {
+    ASSIGN_OR_RETURN(JobLines opened, JobLines::Open(call, job, answered));
+    const auto lines = std::make_shared<JobLines>(std::move(opened));
+    ASSIGN_OR_RETURN(reply.body, lines->Next());
+    if (!lines->over()) reply.more = [lines] { return lines->Next(); };
+    return reply;
+  }
+  ASSIGN_OR_RETURN(const JobFile file, call.store.GetFile(call.tenant, id));
+  if (file.bytes <= int64_t{kPieceBytes}) {
+    ASSIGN_OR_RETURN(reply.body, call.store.ReadFile(call.tenant, id));
+    return reply;
+  }
+  ASSIGN_OR_RETURN(TransferRoom::Share share,
+                   call.jobs.transfers().Take(static_cast<size_t>(file.bytes)));
+  ASSIGN_OR_RETURN(std::string content, call.store.ReadFile(call.tenant, id));
+  reply.more = PiecesOf(std::move(content), std::move(share));
+  return reply;
 }
 
 absl::StatusOr<JobFile> FileOf(const Call& call, const std::string& id) {
   bool answered = false;
   const std::string job_id = JobOfFile(id, &answered);
   if (job_id.empty()) return call.store.GetFile(call.tenant, id);
-  ASSIGN_OR_RETURN(const std::string lines, JobLines(call, job_id, answered));
-  ASSIGN_OR_RETURN(const v1::Job job, call.store.Get(call.tenant, job_id));
+  ASSIGN_OR_RETURN(JobLines lines, JobLines::Open(call, job_id, answered));
+  int64_t bytes = 0;
+  while (!lines.over()) {
+    ASSIGN_OR_RETURN(const std::string more, lines.Next());
+    bytes += static_cast<int64_t>(more.size());
+  }
   return JobFile{.id = id,
                  .name = absl::StrCat(job_id, answered ? "_output.jsonl" : "_error.jsonl"),
                  .purpose = "batch_output",
-                 .created_ms = job.ended_ms(),
-                 .bytes = static_cast<int64_t>(lines.size()),
-                 .expires_ms = call.store.DropsAtMs(job)};
+                 .created_ms = lines.job().ended_ms(),
+                 .bytes = bytes,
+                 .expires_ms = call.store.DropsAtMs(lines.job())};
 }
 
 absl::StatusOr<BatchReply> CreateFile(const Call& call) {
@@ -186,9 +270,10 @@ absl::StatusOr<BatchReply> CreateFile(const Call& call) {
   std::string purpose;
   for (const FormPart& part : parts) {
     if (part.name == "file") file = &part;
-    if (part.name == "purpose") purpose = part.content;
+    if (part.name == "purpose") purpose = std::string(part.content);
   }
   if (file == nullptr) return BadField("file", "MISSING", "missing", "a part of the form");
+  RETURN_IF_ERROR(CheckFileSize(file->content.size()));
   if (purpose != "batch") return BadField("purpose", "NOT_SUPPORTED", purpose, "batch");
   if (file->filename.size() > kMostFilename ||
       FindInvalidUtf8(file->filename) != absl::string_view::npos) {
@@ -228,9 +313,7 @@ absl::StatusOr<BatchReply> AnswerFiles(const Call& call, const std::vector<std::
   }
   const std::string& id = path[0];
   if (path.size() == 2 && path[1] == "content") {
-    if (method != "GET") return WrongMethod(call);
-    ASSIGN_OR_RETURN(std::string content, ContentOf(call, id));
-    return BatchReply{.body = std::move(content), .content_type = "application/octet-stream"};
+    return method == "GET" ? ContentOf(call, id) : WrongMethod(call);
   }
   if (path.size() != 1) return absl::NotFoundError(absl::StrCat("there is no ", call.http.target));
   if (method == "GET") {
@@ -302,7 +385,7 @@ absl::StatusOr<BatchReply> CreateBatch(const Call& call) {
   if (origin.input_file_id.empty()) {
     return BadField("input_file_id", "MISSING", "missing", "the id of a file");
   }
-  ASSIGN_OR_RETURN(*request.mutable_jsonl(), ContentOf(call, origin.input_file_id));
+  ASSIGN_OR_RETURN(*request.mutable_jsonl(), TextOf(call, origin.input_file_id));
   ASSIGN_OR_RETURN(const v1::Job job, call.jobs.Submit(call.tenant, request, origin));
   return Reply(BatchJson(job));
 }
@@ -345,6 +428,10 @@ bool IsBatchPath(absl::string_view path) {
     if (path == root || absl::StartsWith(path, absl::StrCat(root, "/"))) return true;
   }
   return false;
+}
+
+bool IsFileUpload(absl::string_view method, absl::string_view path) {
+  return method == "POST" && path == kFiles;
 }
 
 absl::StatusOr<BatchReply> AnswerBatch(JobApi& jobs, const std::string& tenant,

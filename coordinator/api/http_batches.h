@@ -1,6 +1,7 @@
 // OpenAI's files and batches over HTTP, as views of the job store.
 #pragma once
 
+#include <functional>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -16,13 +17,19 @@ struct BatchCall {
 };
 
 struct BatchReply {
+  // The body's next piece; empty: that was all. Waits for the disk.
+  using More = std::function<absl::StatusOr<std::string>()>;
+
   int status = 200;
   std::string body;
   std::string content_type = "application/json";
+  More more;  // what follows `body`, of a file that is long; null: nothing
 };
 
 // path: without query.
 bool IsBatchPath(absl::string_view path);
+// Whether the body has a file, and may have more than kMostBody bytes.
+bool IsFileUpload(absl::string_view method, absl::string_view path);
 
 // What is answered to a call in the name of `tenant`; waits for the disk. A batch is a job, under
 // the job's id; of one that has ended, file-out-ID has the answers and file-err-ID the rest.

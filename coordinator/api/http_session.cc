@@ -10,9 +10,12 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
+#include "base/status.h"
 #include "coordinator/api/errors.h"
 #include "coordinator/api/http_batches.h"
 #include "coordinator/api/http_completion.h"
+#include "coordinator/api/http_download.h"
+#include "coordinator/api/limits.h"
 #include "coordinator/api/openai_request.h"
 
 namespace whalepod {
@@ -22,7 +25,7 @@ namespace asio = boost::asio;
 namespace beast = boost::beast;
 namespace http = beast::http;
 
-constexpr size_t kMostBody = 4 << 20;
+constexpr size_t kMostForm = kMostUpload + (64 << 10);  // a file, and what stands around it
 constexpr size_t kMostHeader = 16 << 10;
 // How long what a client still sends is read after an answer that ends the connection: closed at
 // once, it would lose the answer.
@@ -59,9 +62,52 @@ void HttpSession::Read() {
   busy_ = false;
   route_ = "other";
   parser_.emplace();
-  parser_->body_limit(kMostBody);
+  upload_.reset();
+  parser_->body_limit(kMostForm);
   parser_->header_limit(kMostHeader);
   stream_.expires_after(options_.read_timeout);
+  http::async_read_header(
+      stream_, buffer_, *parser_,
+      [self = shared_from_this()](beast::error_code error, size_t) { self->OnHeader(error); });
+}
+
+void HttpSession::OnHeader(beast::error_code error) {
+  if (error) return OnRead(error);
+  const Request& request = parser_->get();
+  const absl::string_view target = View(request.target());
+  const bool upload = jobs_ != nullptr && IsFileUpload(View(request.method_string()),
+                                                       target.substr(0, target.find('?')));
+  most_body_ = upload ? kMostForm : kMostBody;
+  const uint64_t length =
+      parser_->chunked() ? (upload ? kMostForm : 0) : parser_->content_length().value_or(0);
+  if (length > most_body_) return OnRead(http::error::body_limit);
+  parser_->body_limit(most_body_);
+  if (length > kMostBody) {
+    if (absl::Status s = AdmitUpload(request, length); !s.ok()) return Refuse(s);
+    stream_.expires_after(
+        std::max<std::chrono::milliseconds>(options_.read_timeout, kLongestUpload));
+  }
+  if (request.version() == 11 && beast::iequals(request[http::field::expect], "100-continue")) {
+    return Continue();
+  }
+  ReadBody();
+}
+
+absl::Status HttpSession::AdmitUpload(const Request& request, size_t bytes) {
+  RETURN_IF_ERROR(CallerOf(request).status());
+  ASSIGN_OR_RETURN(upload_, jobs_->transfers().Take(bytes));
+  return absl::OkStatus();
+}
+
+void HttpSession::Continue() {
+  auto response = std::make_shared<http::response<http::empty_body>>(http::status::continue_, 11);
+  http::async_write(stream_, *response,
+                    [self = shared_from_this(), response](beast::error_code error, size_t) {
+                      error ? self->Close() : self->ReadBody();
+                    });
+}
+
+void HttpSession::ReadBody() {
   http::async_read(
       stream_, buffer_, *parser_,
       [self = shared_from_this()](beast::error_code error, size_t) { self->OnRead(error); });
@@ -71,7 +117,7 @@ void HttpSession::OnRead(beast::error_code error) {
   if (error == http::error::body_limit) {
     request_ = parser_->release();
     request_.keep_alive(false);
-    return ReplyBad(413, absl::StrCat("the body is larger than ", kMostBody, " bytes"));
+    return ReplyBad(413, absl::StrCat("the body is larger than ", most_body_, " bytes"));
   }
   if (error && error.category() == http::make_error_code(http::error::bad_method).category() &&
       error != http::error::end_of_stream && error != http::error::partial_message) {
@@ -122,9 +168,7 @@ void HttpSession::Route() {
                     absl::StrCat(path, " takes ", known->method == Method::kGet ? "GET" : "POST"));
   }
   if (known == endpoints.end() || known->access == Access::kKey) {
-    const auto authorization = request_.find(http::field::authorization);
-    absl::StatusOr<std::string> caller = frontend_->CallerOf(
-        authorization == request_.end() ? absl::string_view() : View(authorization->value()));
+    absl::StatusOr<std::string> caller = CallerOf(request_);
     if (!caller.ok()) return ReplyError(caller.status());
     caller_ = *std::move(caller);
   }
@@ -132,6 +176,10 @@ void HttpSession::Route() {
   if (batches) return Batches(std::string(target));
   if (one_model && get) return DescribeModel(path.substr(kOneModel.size()));
   ReplyError(absl::NotFoundError(absl::StrCat("there is no ", path.substr(0, 100))));
+}
+
+absl::StatusOr<std::string> HttpSession::CallerOf(const Request& request) const {
+  return frontend_->CallerOf(View(request[http::field::authorization]));
 }
 
 void HttpSession::Readiness() { Reply(frontend_->ready() ? 200 : 503, ""); }
@@ -179,11 +227,16 @@ void HttpSession::Batches(const std::string& target) {
   call.content_type = std::string(View(request_[http::field::content_type]));
   call.idempotency_key = std::string(View(request_["Idempotency-Key"]));
   call.body = std::move(request_.body());
-  const absl::Status queued = jobs_->Run([self = shared_from_this(), call = std::move(call)] {
-    asio::post(self->executor(), [self, reply = AnswerBatch(*self->jobs_, self->caller_, call)] {
-      if (!reply.ok()) return self->ReplyError(reply.status());
-      self->Reply(reply->status, reply->body, 0, reply->content_type);
-    });
+  const absl::Status queued = jobs_->Run([self = shared_from_this(), call = std::move(call),
+                                          upload = std::exchange(upload_, nullptr)] {
+    asio::post(self->executor(),
+               [self, reply = AnswerBatch(*self->jobs_, self->caller_, call)]() mutable {
+                 if (!reply.ok()) return self->ReplyError(reply.status());
+                 if (reply->more != nullptr) {
+                   return std::make_shared<Download>(self, *std::move(reply))->Begin();
+                 }
+                 self->Reply(reply->status, std::move(reply->body), 0, reply->content_type);
+               });
   });
   if (!queued.ok()) ReplyError(queued);
 }
@@ -234,6 +287,12 @@ void HttpSession::Later(std::function<absl::StatusOr<std::string>()> work) {
 void HttpSession::ReplyError(const absl::Status& status) {
   HttpError error = ToHttpError(status);
   Reply(error.status, std::move(error.body), error.retry_after_ms);
+}
+
+void HttpSession::Refuse(const absl::Status& status) {
+  request_ = parser_->release();
+  request_.keep_alive(false);
+  ReplyError(status);
 }
 
 void HttpSession::ReplyBad(int status, const std::string& message) {

@@ -35,8 +35,16 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
 
  private:
   class Completion;  // an answer that is generated
+  class Download;    // a file that is read piece by piece
   using Request = boost::beast::http::request<boost::beast::http::string_body>;
 
+  // The header is there: reads the body, if it may come.
+  void OnHeader(boost::beast::error_code error);
+  // Takes room for an upload of `bytes` by a caller who may make one.
+  absl::Status AdmitUpload(const Request& request, size_t bytes);
+  // Tells a client that waits for it to send its body.
+  void Continue();
+  void ReadBody();
   void OnRead(boost::beast::error_code error);
   enum class Method { kGet, kPost };
   enum class Access { kAll, kKey };  // whom it answers: everybody, or who has an API key
@@ -50,6 +58,7 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
   static absl::Span<const Endpoint> Endpoints();
 
   void Route();
+  absl::StatusOr<std::string> CallerOf(const Request& request) const;
   void Readiness();
   void Liveness();
   void Version();
@@ -71,6 +80,8 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
   // An answer with this status begins.
   void Count(int status);
   void ReplyError(const absl::Status& status);
+  // The same to a request whose body is not read.
+  void Refuse(const absl::Status& status);
   // For what only HTTP knows: the request is wrong, and the status is not its code's.
   void ReplyBad(int status, const std::string& message);
   // The answer is written.
@@ -85,9 +96,11 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
   const std::shared_ptr<std::atomic<int>> open_;
   boost::beast::flat_buffer buffer_;
   std::optional<boost::beast::http::request_parser<boost::beast::http::string_body>> parser_;
+  size_t most_body_ = 0;  // bytes that this request may have
   Request request_;
-  std::string caller_;       // who asks
-  absl::string_view route_;  // what its path is counted as; static
+  TransferRoom::Share upload_;  // of the request, if it is a large one
+  std::string caller_;          // who asks
+  absl::string_view route_;     // what its path is counted as; static
   std::shared_ptr<Completion> completion_;
   bool closing_ = false;
   bool busy_ = false;  // a request is being answered

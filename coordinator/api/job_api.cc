@@ -8,6 +8,7 @@
 #include "base/status.h"
 #include "coordinator/api/batch_format.h"
 #include "coordinator/api/errors.h"
+#include "coordinator/api/limits.h"
 #include "coordinator/api/validate.h"
 #include "proto/plan/hash.h"
 
@@ -16,6 +17,7 @@ namespace {
 
 constexpr int kThreads = 2;
 constexpr int kMostWaiting = 256;
+constexpr size_t kTransferRoom = 2 * kMostUpload + (64 << 20);
 constexpr size_t kMostKey = 256;
 constexpr int32_t kDefaultPriority = 100;
 constexpr uint32_t kDay = 86400, kLongestLife = 30 * kDay;
@@ -25,7 +27,9 @@ constexpr size_t kMostMetadataKey = 64, kMostMetadataValue = 512;
 
 // Equal for equal messages: maps are in order.
 std::string HashOf(const v1::SubmitJobRequest& request, const BatchOrigin& origin) {
-  return Sha256(absl::StrCat(Deterministic(request), origin.endpoint, "\n", origin.input_file_id));
+  std::string text = Deterministic(request);
+  absl::StrAppend(&text, origin.endpoint, "\n", origin.input_file_id);
+  return Sha256(text);
 }
 
 absl::Status Check(const v1::SubmitJobRequest& request) {
@@ -59,6 +63,7 @@ JobApi::JobApi(JobStore* store, JobBackend* backend, CheckFn check)
     : store_(store),
       backend_(backend),
       check_(std::move(check)),
+      transfers_(kTransferRoom),
       pool_(kThreads, std::numeric_limits<size_t>::max()) {}
 
 absl::StatusOr<JobStore*> JobApi::store() const {

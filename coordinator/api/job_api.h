@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "coordinator/api/job_backend.h"
+#include "coordinator/api/transfer_room.h"
 #include "coordinator/api/work_pool.h"
 #include "coordinator/jobs/job_store.h"
 #include "whalepod/v1/jobs.pb.h"
@@ -41,6 +42,9 @@ class JobApi {
   absl::StatusOr<std::shared_ptr<ResumableStream>> WatchItem(
       const std::string& tenant, const v1::WatchJobItemRequest& request);
 
+  // What files and texts of more than kMostBody take their share of before they are read.
+  TransferRoom& transfers() { return transfers_; }
+
   // Runs `work` on a thread that may wait for the disk. RESOURCE_EXHAUSTED if too many wait.
   absl::Status Run(std::function<void()> work);
   // The same for what there are few of, and must go on.
@@ -50,6 +54,7 @@ class JobApi {
   JobStore* const store_;
   JobBackend* const backend_;
   const CheckFn check_;
+  TransferRoom transfers_;
   std::atomic<int> waiting_{0};  // given to Run, and not begun
   WorkPool pool_;                // last: its tasks use the rest
 };

@@ -8,6 +8,7 @@
 #include "coordinator/api/caller.h"
 #include "coordinator/api/errors.h"
 #include "coordinator/api/grpc_resume.h"
+#include "coordinator/api/job_submission.h"
 
 namespace whalepod {
 namespace {
@@ -143,6 +144,11 @@ grpc::ServerUnaryReactor* JobService::SubmitJob(grpc::CallbackServerContext* con
     ASSIGN_OR_RETURN(*response->mutable_job(), jobs_.Submit(tenant, *request));
     return absl::OkStatus();
   });
+}
+
+grpc::ServerReadReactor<v1::SubmitLargeJobRequest>* JobService::SubmitLargeJob(
+    grpc::CallbackServerContext* context, v1::SubmitJobResponse* response) {
+  return JobSubmission::Begin(context, frontend_, &jobs_, response);
 }
 
 grpc::ServerUnaryReactor* JobService::GetJob(grpc::CallbackServerContext* context,

@@ -91,7 +91,7 @@ absl::StatusOr<std::vector<FormPart>> ParseMultipart(absl::string_view content_t
     body.remove_prefix(blank + 4);
     const size_t end = body.find(absl::StrCat("\r\n", delimiter));
     if (end == absl::string_view::npos) return Malformed("a part does not end");
-    part.content = std::string(body.substr(0, end));
+    part.content = body.substr(0, end);
     body.remove_prefix(end + 2 + delimiter.size());
   }
   return parts;

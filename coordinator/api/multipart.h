@@ -10,7 +10,8 @@
 namespace whalepod {
 
 struct FormPart {
-  std::string name, filename, content;
+  std::string name, filename;
+  absl::string_view content;  // of the body
 };
 
 // INVALID_ARGUMENT says what is malformed.

@@ -19,6 +19,7 @@
 #include "coordinator/cli/client_flags.h"
 #include "coordinator/cli/commands.h"
 #include "coordinator/cli/grading.h"
+#include "coordinator/cli/job_submit.h"
 #include "coordinator/cli/job_watch.h"
 #include "coordinator/usage/prices.h"
 #include "nlohmann/json.hpp"
@@ -146,14 +147,12 @@ absl::Status Run(const Flags& flags) {
   }
   RETURN_IF_ERROR(Client(flags.endpoint, flags.api_key).WaitReady(flags.WaitTime()));
   const auto stub = v1::JobService::NewStub(Dial(flags.endpoint, flags.api_key));
-  grpc::ClientContext context;
-  v1::SubmitJobResponse submitted;
-  RETURN_IF_ERROR(FromGrpc(stub->SubmitJob(&context, request, &submitted)));
-  std::fprintf(stderr, "%s: %zu questions\n", submitted.job().id().c_str(), questions.size());
+  ASSIGN_OR_RETURN(const v1::Job job, SubmitJob(*stub, request));
+  std::fprintf(stderr, "%s: %zu questions\n", job.id().c_str(), questions.size());
 
   std::vector<std::optional<v1::JobItem>> items(questions.size());
   v1::WatchJobRequest watch;
-  watch.set_id(submitted.job().id());
+  watch.set_id(job.id());
   RETURN_IF_ERROR(
       WatchToEnd(*stub, watch, flags.WaitTime(), [&](const v1::WatchJobResponse& response) {
         for (const v1::JobItem& item : response.items()) {
@@ -177,7 +176,7 @@ absl::Status Run(const Flags& flags) {
     const double cost = prices.has_value() ? prices->Of(usage) : usage.cost_dollars();
     grades.Add(questions[i].answer, texts, flags.samples, usage, cost);
   }
-  Print(flags, submitted.job().id(), grades);
+  Print(flags, job.id(), grades);
   return absl::OkStatus();
 }
 

@@ -22,6 +22,7 @@
 #include "coordinator/cli/client.h"
 #include "coordinator/cli/client_flags.h"
 #include "coordinator/cli/commands.h"
+#include "coordinator/cli/job_submit.h"
 #include "coordinator/cli/job_watch.h"
 #include "coordinator/cli/message_json.h"
 #include "coordinator/cli/prompts.h"
@@ -109,16 +110,12 @@ absl::StatusOr<v1::SubmitJobRequest> MakeRequest(const SubmitFlags& flags) {
 int Submit(const SubmitFlags& flags) {
   const absl::StatusOr<v1::SubmitJobRequest> request = MakeRequest(flags);
   if (!request.ok()) return ReportError(request.status());
-  grpc::ClientContext context;
-  // The server may write the job to disk for longer than a call takes otherwise.
-  context.set_deadline(std::chrono::system_clock::now() + std::chrono::minutes(1));
-  v1::SubmitJobResponse response;
-  const grpc::Status status = StubOf(flags)->SubmitJob(&context, *request, &response);
-  if (!status.ok()) return ReportError(FromGrpc(status));
+  const absl::StatusOr<v1::Job> job = SubmitJob(*StubOf(flags), *request);
+  if (!job.ok()) return ReportError(job.status());
   if (flags.json) {
-    PrintJson(response.job());
+    PrintJson(*job);
   } else {
-    std::printf("%s\n", response.job().id().c_str());
+    std::printf("%s\n", job->id().c_str());
   }
   return 0;
 }

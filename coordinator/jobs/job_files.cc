@@ -19,7 +19,7 @@ JobFile ReadFileRow(const Database::Query& query) {
 }  // namespace
 
 absl::StatusOr<JobFile> JobStore::AddFile(const std::string& tenant, const std::string& name,
-                                          const std::string& purpose, const std::string& content) {
+                                          const std::string& purpose, absl::string_view content) {
   const JobFile file = {NewId("file-"), name, purpose, options_.now_ms(),
                         static_cast<int64_t>(content.size())};
   std::lock_guard lock(mu_);
@@ -28,7 +28,7 @@ absl::StatusOr<JobFile> JobStore::AddFile(const std::string& tenant, const std::
         "INSERT INTO files(id, tenant, name, purpose, created_ms, bytes, content) "
         "VALUES(?, ?, ?, ?, ?, ?, ?)");
     query.Bind(file.id).Bind(tenant).Bind(name).Bind(purpose).Bind(file.created_ms);
-    return query.Bind(file.bytes).BindBlob(content).Run();
+    return query.Bind(file.bytes).BindLargeBlob(content).Run();
   }));
   return file;
 }

@@ -121,7 +121,7 @@ class JobStore {
   absl::StatusOr<std::optional<v1::Job>> FindSubmitted(const NewJob& job);
 
   absl::StatusOr<JobFile> AddFile(const std::string& tenant, const std::string& name,
-                                  const std::string& purpose, const std::string& content);
+                                  const std::string& purpose, absl::string_view content);
   absl::StatusOr<JobFile> GetFile(const std::string& tenant, const std::string& id);
   absl::StatusOr<std::string> ReadFile(const std::string& tenant, const std::string& id);
   // The newest first.

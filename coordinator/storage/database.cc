@@ -141,6 +141,13 @@ Database::Query& Database::Query::BindBlob(const std::string& bytes) {
   return *this;
 }
 
+Database::Query& Database::Query::BindLargeBlob(absl::string_view bytes) {
+  if (statement_ != nullptr) {
+    Note(sqlite3_bind_blob64(statement_, ++bound_, bytes.data(), bytes.size(), SQLITE_STATIC));
+  }
+  return *this;
+}
+
 absl::StatusOr<bool> Database::Query::Next() {
   RETURN_IF_ERROR(database_->ToStatus(error_));
   CHECK_EQ(bound_, sqlite3_bind_parameter_count(statement_));

@@ -36,6 +36,8 @@ class Database {
     Query& Bind(const std::string& text);
     Query& BindReal(double value);
     Query& BindBlob(const std::string& bytes);
+    // Not copied: they outlive the query.
+    Query& BindLargeBlob(absl::string_view bytes);
 
     // The next row; false: there is none.
     absl::StatusOr<bool> Next();

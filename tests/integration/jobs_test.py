@@ -42,6 +42,11 @@ def results(stub, job_id):
             return items
 
 
+def curl(*args, stdin=None):
+    return subprocess.run(["curl", "-sS", "--fail-with-body", *args], input=stdin, capture_output=True, text=True,
+                          timeout=PATIENCE, check=True).stdout
+
+
 # A job takes seconds; on a machine that does other things too, many.
 LONG = 4 * PATIENCE
 
@@ -157,6 +162,21 @@ class JobsTest(unittest.TestCase):
         self.assertEqual(client.batches.cancel(batch.id).status, "completed")
         self.assertTrue(client.files.delete(file.id).deleted)
 
+    def test_a_job_of_more_than_a_message(self):
+        ids = 100_000 * "x"
+        text = "".join(line(i, max_tokens=1, user=ids) + "\n" for i in range(60))
+        self.assertGreater(len(text), 4 << 20)
+        job_id = self.cli("submit", "-", "--idempotency-key", "large", stdin=text).stdout.strip()
+        client = Client(self.deployment.client.endpoint)
+        job = client.submit(text.encode(), idempotency_key="large")
+        self.assertEqual(job.id, job_id)
+        job = wait_over(self.stub, job_id)
+        self.assertEqual((job.counts.succeeded, job.counts.total), (60, 60))
+        client.channel.close()
+        url = f"http://127.0.0.1:{self.deployment.http_port}/v1/files"
+        file = curl(url, "-F", "purpose=batch", "-F", "file=@-;filename=large.jsonl", stdin=text)
+        self.assertEqual(json.loads(file)["bytes"], len(text))
+        self.assertEqual(curl(f"{url}/{json.loads(file)['id']}/content"), text)
 
     def test_the_python_client(self):
         client = Client(self.deployment.client.endpoint)

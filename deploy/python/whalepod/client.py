@@ -6,11 +6,14 @@
         print(item.custom_id, item.answer.status_code, item.answer.body)
 """
 
+import itertools
 import time
 
 import grpc
 
 from whalepod.v1 import inference_pb2, inference_pb2_grpc, jobs_pb2, jobs_pb2_grpc
+
+_ONE_MESSAGE, _PIECE = 3 << 20, 1 << 20  # bytes of text in the 4 MiB that a message may have
 
 
 class OtherDeployment(Exception):
@@ -83,6 +86,10 @@ class Client:
     def submit(self, work, **fields):
         """The Job of JSON lines (bytes) or of a GenerateRequest; fields as SubmitJobRequest's."""
         kind = "generate" if isinstance(work, inference_pb2.GenerateRequest) else "jsonl"
+        if kind == "jsonl" and len(work) > _ONE_MESSAGE:
+            first = jobs_pb2.SubmitLargeJobRequest(job=jobs_pb2.SubmitJobRequest(**fields), jsonl_bytes=len(work))
+            pieces = (jobs_pb2.SubmitLargeJobRequest(jsonl=work[at:at + _PIECE]) for at in range(0, len(work), _PIECE))
+            return self.jobs.SubmitLargeJob(itertools.chain([first], pieces), metadata=self.metadata).job
         request = jobs_pb2.SubmitJobRequest(**{kind: work}, **fields)
         return self.jobs.SubmitJob(request, metadata=self.metadata).job
 

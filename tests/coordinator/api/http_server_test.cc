@@ -8,11 +8,16 @@
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/beast/core.hpp>
 #include <boost/beast/http.hpp>
+#include <memory>
+#include <string>
 #include <thread>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "nlohmann/json.hpp"
 #include "tests/coordinator/api/loopback_frontend.h"
+#include "tests/coordinator/jobs/test_store.h"
 
 namespace whalepod {
 namespace {
@@ -35,10 +40,15 @@ class Connection {
     request.prepare_payload();
     http::write(socket_, request);
   }
+  void Send(const http::request<http::string_body>& request) { http::write(socket_, request); }
+  void SendText(const std::string& text) { asio::write(socket_, asio::buffer(text)); }
   http::response<http::string_body> Receive() {
     http::response<http::string_body> response;
     beast::error_code error;
-    http::read(socket_, buffer_, response, error);
+    http::response_parser<http::string_body> parser;
+    parser.body_limit(boost::none);
+    http::read(socket_, buffer_, parser, error);
+    response = parser.release();
     EXPECT_FALSE(error) << error.message();
     return response;
   }
@@ -57,9 +67,9 @@ class Connection {
 class HttpServerTest : public ::testing::Test {
  protected:
   void SetUp() override { Start({}); }
-  void Start(const HttpServer::Options& options) {
+  void Start(const HttpServer::Options& options, JobApi* jobs = nullptr) {
     server_.reset();
-    auto started = HttpServer::Start(options, loopback_.frontend.get());
+    auto started = HttpServer::Start(options, loopback_.frontend.get(), jobs);
     ASSERT_TRUE(started.ok()) << started.status();
     server_ = *std::move(started);
   }
@@ -237,6 +247,133 @@ TEST_F(HttpServerTest, TooManyConnectionsAreClosed) {
 TEST_F(HttpServerTest, APortInUseIsAnError) {
   const auto second = HttpServer::Start({.port = server_->port()}, loopback_.frontend.get());
   EXPECT_EQ(second.status().code(), absl::StatusCode::kUnavailable);
+}
+
+// Beside files and batches.
+class HttpUploadTest : public HttpServerTest {
+ protected:
+  void SetUp() override {
+    ASSERT_TRUE(test_.Open().ok());
+    jobs_ = std::make_unique<JobApi>(test_.store.get(), nullptr,
+                                     [](const v1::GenerateRequest&) { return absl::OkStatus(); });
+    Start({}, jobs_.get());
+  }
+  // Before the store, which it writes to.
+  void TearDown() override { server_.reset(); }
+
+  static http::request<http::string_body> Upload(const std::string& content) {
+    http::request<http::string_body> request(http::verb::post, "/v1/files", 11);
+    request.set(http::field::content_type, "multipart/form-data; boundary=b");
+    request.body() = absl::StrCat(
+        "--b\r\nContent-Disposition: form-data; name=purpose\r\n\r\nbatch\r\n"
+        "--b\r\nContent-Disposition: form-data; name=file; filename=a.jsonl\r\n\r\n",
+        content, "\r\n--b--\r\n");
+    request.prepare_payload();
+    return request;
+  }
+  // The stored content of the file that an answer tells of.
+  std::string Stored(const http::response<http::string_body>& response) {
+    EXPECT_EQ(response.result_int(), 200u) << response.body();
+    return test_.store->ReadFile("", nlohmann::json::parse(response.body())["id"]).value_or("");
+  }
+
+  TestStore test_;
+  std::unique_ptr<JobApi> jobs_;
+};
+
+TEST_F(HttpUploadTest, FilesMayBeLargerThanOtherBodies) {
+  std::string content(9 << 20, 'x');
+  for (size_t i = 0; i < content.size(); i += 997) content[i] = static_cast<char>('a' + i % 26);
+  Connection connection(server_->port());
+  http::request<http::string_body> request = Upload(content);
+  connection.Send(request);
+  EXPECT_EQ(Stored(connection.Receive()), content);
+  // In chunks, with no length before.
+  request.chunked(true);
+  connection.Send(request);
+  EXPECT_EQ(Stored(connection.Receive()), content);
+  request.target("/v1/chat/completions");
+  connection.Send(request);
+  const auto refused = connection.Receive();
+  EXPECT_EQ(refused.result_int(), 413u);
+  EXPECT_THAT(refused.body(), HasSubstr("4194304"));
+}
+
+TEST_F(HttpUploadTest, ALargeFileIsRefusedBeforeItComes) {
+  const auto answer_to = [this](uint64_t length) {
+    Connection connection(server_->port());
+    connection.SendText(absl::StrCat("POST /v1/files HTTP/1.1\r\nHost: test\r\nContent-Length: ",
+                                     length, "\r\nExpect: 100-continue\r\n\r\n"));
+    return connection.Receive();
+  };
+  EXPECT_EQ(answer_to(250'000'000).result_int(), 413u);
+  EXPECT_EQ(answer_to(150'000'000).result(), http::status::continue_);
+  std::vector<TransferRoom::Share> others;
+  // The connection before gives its share back once the server sees that it is gone.
+  while (others.size() < 2) {
+    absl::StatusOr<TransferRoom::Share> share = jobs_->transfers().Take(200'000'000);
+    if (share.ok()) others.push_back(*std::move(share));
+    std::this_thread::yield();
+  }
+  const auto busy = answer_to(150'000'000);
+  EXPECT_EQ(busy.result_int(), 429u);
+  EXPECT_EQ(busy[http::field::retry_after], "1");
+  Connection small(server_->port());
+  small.Send(Upload("a small one"));
+  EXPECT_EQ(Stored(small.Receive()), "a small one");
+}
+
+TEST_F(HttpUploadTest, WhoHasNoKeySendsNoLargeFile) {
+  const absl::StatusOr<ApiKeys> keys = ApiKeys::Parse({"secret"}, "");
+  ASSERT_TRUE(keys.ok());
+  Frontend frontend(
+      loopback_.model, [](v1::GetStatusResponse*) {}, &loopback_.metrics, loopback_.usage.get(),
+      *keys);
+  const auto server = HttpServer::Start({}, &frontend, jobs_.get());
+  ASSERT_TRUE(server.ok()) << server.status();
+  Connection connection((*server)->port());
+  connection.SendText("POST /v1/files HTTP/1.1\r\nHost: t\r\nContent-Length: 150000000\r\n\r\n");
+  const auto refused = connection.Receive();
+  EXPECT_EQ(refused.result_int(), 401u);
+  EXPECT_FALSE(refused.keep_alive());
+}
+
+TEST_F(HttpUploadTest, LongFilesAreReadInPieces) {
+  std::string content(9 << 20, 'x');
+  for (size_t i = 0; i < content.size(); i += 997) content[i] = static_cast<char>('a' + i % 26);
+  const std::string file = test_.store->AddFile("", "a", "batch", content)->id;
+  // A job with answers of 300 KB, and every third item an error.
+  const v1::Job job = *test_.store->Submit(JobOf(30));
+  const int64_t key = (*test_.store->Active())[0].key;
+  std::vector<std::string> bodies;
+  std::vector<EndedItem> ended;
+  for (uint32_t i = 0; i < 30; ++i) {
+    const std::string body =
+        absl::StrCat("{\"n\":", i, ",\"t\":\"", std::string(300'000, 'y'), "\"}");
+    const bool wrong = i % 3 == 0;
+    ended.push_back({key, i, AnswerOf(body, wrong ? 400 : 200)});
+    if (!wrong) bodies.push_back(body);
+  }
+  ASSERT_TRUE(test_.store->Finish(ended).ok());
+  for (const unsigned version : {11, 10}) {
+    const auto get = [&](const std::string& id) {
+      Connection connection(server_->port());
+      http::request<http::string_body> request(http::verb::get,
+                                               absl::StrCat("/v1/files/", id, "/content"), version);
+      connection.Send(request);
+      auto response = connection.Receive();
+      EXPECT_EQ(response.result_int(), 200u);
+      EXPECT_EQ(response.chunked(), version == 11);
+      return response.body();
+    };
+    EXPECT_TRUE(get(file) == content);
+    std::vector<std::string> found;
+    const std::string lines = get(absl::StrCat("file-out-", job.id()));
+    for (const absl::string_view line : absl::StrSplit(lines, '\n', absl::SkipEmpty())) {
+      found.push_back(nlohmann::json::parse(line)["response"]["body"].dump());
+    }
+    EXPECT_EQ(found, bodies);
+  }
 }
 
 }  // namespace

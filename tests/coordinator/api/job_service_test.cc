@@ -7,7 +7,9 @@
 #include <condition_variable>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <thread>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "coordinator/api/api_server.h"
@@ -118,6 +120,116 @@ TEST_F(JobServiceTest, AWatcherThatLeavesGivesItsPlaceBack) {
     status = reader->Finish();
   } while (status.error_code() == grpc::StatusCode::RESOURCE_EXHAUSTED);
   EXPECT_EQ(status.error_code(), grpc::StatusCode::ABORTED) << status.error_message();
+}
+
+// JSON lines of about `bytes` bytes.
+std::string Lines(size_t bytes) {
+  std::string text;
+  for (int i = 0; text.size() < bytes; ++i) {
+    absl::StrAppend(
+        &text, R"({"custom_id":")", i,
+        R"(","method":"POST","url":"/v1/completions","body":{"max_tokens":1,"prompt":")",
+        std::string(100'000, 'a'), "\"}}\n");
+  }
+  return text;
+}
+
+class LargeJobTest : public JobServiceTest {
+ protected:
+  // Sends `pieces` after a first message that says `bytes`.
+  grpc::Status Send(uint64_t bytes, const std::vector<std::string>& pieces,
+                    const v1::SubmitJobRequest& job = {}) {
+    grpc::ClientContext context;
+    const auto writer = stub_->SubmitLargeJob(&context, &response_);
+    v1::SubmitLargeJobRequest message;
+    *message.mutable_job() = job;
+    message.set_jsonl_bytes(bytes);
+    writer->Write(message);
+    for (const std::string& piece : pieces) {
+      message.Clear();
+      message.set_jsonl(piece);
+      if (!writer->Write(message)) break;
+    }
+    writer->WritesDone();
+    return writer->Finish();
+  }
+  size_t Jobs() { return static_cast<size_t>(test_.store->List("", 1000, "")->jobs_size()); }
+
+  v1::SubmitJobResponse response_;
+};
+
+TEST_F(LargeJobTest, PiecesMakeTheJobThatTheWholeTextDoes) {
+  const std::string small = Lines(300'000);
+  v1::SubmitJobRequest request;
+  request.set_idempotency_key("monday");
+  (*request.mutable_metadata())["a"] = "b";
+  ASSERT_TRUE(Send(small.size(), {small.substr(0, 7), small.substr(7)}, request).ok());
+  const v1::Job job = response_.job();
+  EXPECT_EQ(job.counts().total(), 3u);
+  EXPECT_EQ(job.metadata().at("a"), "b");
+  request.set_jsonl(small);
+  grpc::ClientContext context;
+  v1::SubmitJobResponse again;
+  ASSERT_TRUE(stub_->SubmitJob(&context, request, &again).ok());
+  EXPECT_EQ(again.job().id(), job.id());
+}
+
+TEST_F(LargeJobTest, MoreThanAMessageHas) {
+  const std::string text = Lines(9 << 20);
+  std::vector<std::string> pieces;
+  for (size_t at = 0; at < text.size(); at += 1 << 20) pieces.push_back(text.substr(at, 1 << 20));
+  ASSERT_TRUE(Send(text.size(), pieces).ok());
+  EXPECT_GT(response_.job().counts().total(), 90u);
+  EXPECT_EQ(response_.job().counts().failed(), 0u);
+}
+
+TEST_F(LargeJobTest, WhatIsNotWholeMakesNoJob) {
+  const size_t before = Jobs();
+  const std::string text = Lines(1000);
+  const auto refused = [&](const grpc::Status& status, const std::string& field) {
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT) << status.error_message();
+    EXPECT_EQ(status.error_message().substr(0, field.size()), field);
+  };
+  refused(Send(text.size(), {text.substr(1)}), "jsonl is");
+  refused(Send(text.size(), {text, "\n"}), "jsonl is");
+  refused(Send(0, {}), "jsonl_bytes is 0");
+  refused(Send(200'000'001, {text}), "jsonl_bytes is 200000001");
+  v1::SubmitJobRequest whole;
+  whole.set_jsonl(text);
+  refused(Send(text.size(), {text}, whole), "job.work");
+  {  // no message at all
+    grpc::ClientContext context;
+    const auto writer = stub_->SubmitLargeJob(&context, &response_);
+    writer->WritesDone();
+    refused(writer->Finish(), "jsonl is");
+  }
+  {  // the client leaves
+    grpc::ClientContext context;
+    const auto writer = stub_->SubmitLargeJob(&context, &response_);
+    v1::SubmitLargeJobRequest message;
+    message.set_jsonl_bytes(text.size());
+    message.set_jsonl(text.substr(0, 9));
+    EXPECT_TRUE(writer->Write(message));
+    context.TryCancel();
+    EXPECT_EQ(writer->Finish().error_code(), grpc::StatusCode::CANCELLED);
+  }
+  EXPECT_EQ(Jobs(), before);
+}
+
+TEST_F(LargeJobTest, ManyAtOnceAreToldToComeBack) {
+  std::vector<TransferRoom::Share> others;
+  for (;;) {
+    absl::StatusOr<TransferRoom::Share> share = api_->transfers().Take(200'000'000);
+    if (!share.ok()) break;
+    others.push_back(*std::move(share));
+  }
+  EXPECT_EQ(others.size(), 2u);
+  const std::string text = Lines(1000);
+  EXPECT_TRUE(Send(text.size(), {text}).ok());
+  EXPECT_EQ(Send(150'000'000, {text}).error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  others.pop_back();
+  // Room for it: what is told now is that the text is short.
+  EXPECT_EQ(Send(150'000'000, {text}).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
 }
 
 }  // namespace

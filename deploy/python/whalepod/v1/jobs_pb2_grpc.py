@@ -22,6 +22,11 @@ class JobServiceStub(object):
                 request_serializer=whalepod_dot_v1_dot_jobs__pb2.SubmitJobRequest.SerializeToString,
                 response_deserializer=whalepod_dot_v1_dot_jobs__pb2.SubmitJobResponse.FromString,
                 )
+        self.SubmitLargeJob = channel.stream_unary(
+                '/whalepod.v1.JobService/SubmitLargeJob',
+                request_serializer=whalepod_dot_v1_dot_jobs__pb2.SubmitLargeJobRequest.SerializeToString,
+                response_deserializer=whalepod_dot_v1_dot_jobs__pb2.SubmitJobResponse.FromString,
+                )
         self.GetJob = channel.unary_unary(
                 '/whalepod.v1.JobService/GetJob',
                 request_serializer=whalepod_dot_v1_dot_jobs__pb2.GetJobRequest.SerializeToString,
@@ -63,6 +68,14 @@ class JobServiceServicer(object):
         """Answered once the job is on disk. A repeated call with the same idempotency key returns the job
         made by the first; ALREADY_EXISTS if anything else in it differs. RESOURCE_EXHAUSTED: the disk
         is full.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SubmitLargeJob(self, request_iterator, context):
+        """The same for a text that is too long for one message (4 MiB), up to 200,000,000 bytes. It may
+        take five minutes to come. RESOURCE_EXHAUSTED, with a retry delay: too many such at once.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -123,6 +136,11 @@ def add_JobServiceServicer_to_server(servicer, server):
                     request_deserializer=whalepod_dot_v1_dot_jobs__pb2.SubmitJobRequest.FromString,
                     response_serializer=whalepod_dot_v1_dot_jobs__pb2.SubmitJobResponse.SerializeToString,
             ),
+            'SubmitLargeJob': grpc.stream_unary_rpc_method_handler(
+                    servicer.SubmitLargeJob,
+                    request_deserializer=whalepod_dot_v1_dot_jobs__pb2.SubmitLargeJobRequest.FromString,
+                    response_serializer=whalepod_dot_v1_dot_jobs__pb2.SubmitJobResponse.SerializeToString,
+            ),
             'GetJob': grpc.unary_unary_rpc_method_handler(
                     servicer.GetJob,
                     request_deserializer=whalepod_dot_v1_dot_jobs__pb2.GetJobRequest.FromString,
@@ -178,6 +196,23 @@ class JobService(object):
             metadata=None):
         return grpc.experimental.unary_unary(request, target, '/whalepod.v1.JobService/SubmitJob',
             whalepod_dot_v1_dot_jobs__pb2.SubmitJobRequest.SerializeToString,
+            whalepod_dot_v1_dot_jobs__pb2.SubmitJobResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def SubmitLargeJob(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(request_iterator, target, '/whalepod.v1.JobService/SubmitLargeJob',
+            whalepod_dot_v1_dot_jobs__pb2.SubmitLargeJobRequest.SerializeToString,
             whalepod_dot_v1_dot_jobs__pb2.SubmitJobResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)

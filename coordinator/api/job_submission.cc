@@ -1,0 +1,95 @@
+#include "coordinator/api/job_submission.h"
+
+#include <chrono>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/status.h"
+#include "coordinator/api/caller.h"
+#include "coordinator/api/errors.h"
+#include "coordinator/api/limits.h"
+
+namespace whalepod {
+
+JobSubmission* JobSubmission::Begin(grpc::CallbackServerContext* context, const Frontend& frontend,
+                                    JobApi* jobs, v1::SubmitJobResponse* response) {
+  const std::shared_ptr<JobSubmission> call(new JobSubmission(context, jobs, response));
+  call->self_ = call;
+  absl::StatusOr<std::string> tenant = CallerOf(frontend, *context);
+  const absl::Status refused = tenant.ok() ? jobs->store().status() : tenant.status();
+  if (!refused.ok()) {
+    call->Finish(ToGrpcStatus(refused));
+    return call.get();
+  }
+  call->tenant_ = *std::move(tenant);
+  call->alarm_.Set(std::chrono::system_clock::now() + kLongestUpload,
+                   [weak = call->weak_from_this()](bool) {
+                     const std::shared_ptr<JobSubmission> late = weak.lock();
+                     if (late == nullptr) return;
+                     std::lock_guard lock(late->mu_);
+                     if (!late->done_) late->context_->TryCancel();
+                   });
+  call->StartRead(&call->message_);
+  return call.get();
+}
+
+void JobSubmission::OnReadDone(bool ok) {
+  const absl::Status status = ok ? Take() : Submit();
+  if (!status.ok()) return Finish(ToGrpcStatus(status));
+  if (ok) StartRead(&message_);
+}
+
+void JobSubmission::OnDone() {
+  {
+    std::lock_guard lock(mu_);
+    done_ = true;
+  }
+  alarm_.Cancel();
+  const std::shared_ptr<JobSubmission> last = std::move(self_);
+}
+
+absl::Status JobSubmission::Take() {
+  if (!std::exchange(begun_, true)) {
+    RETURN_IF_ERROR(TakeFirst());
+  } else if (message_.has_job() || message_.jsonl_bytes() != 0) {
+    return BadField("job", "CONTRADICTION", "set again", "set in the first message only");
+  }
+  std::string& text = *request_.mutable_jsonl();
+  if (message_.jsonl().size() > bytes_ - text.size()) {
+    return BadField("jsonl", "TOO_LONG",
+                    absl::StrCat(text.size() + message_.jsonl().size(), " bytes"),
+                    absl::StrCat("jsonl_bytes, which is ", bytes_));
+  }
+  text += message_.jsonl();
+  return absl::OkStatus();
+}
+
+absl::Status JobSubmission::TakeFirst() {
+  if (message_.job().work_case() != v1::SubmitJobRequest::WORK_NOT_SET) {
+    return BadField("job.work", "CONTRADICTION", "set", "not set: the text comes in pieces");
+  }
+  bytes_ = message_.jsonl_bytes();
+  if (bytes_ == 0) return BadField("jsonl_bytes", "MISSING", "0", "the bytes of the text");
+  if (bytes_ > kMostUpload) {
+    return BadField("jsonl_bytes", "TOO_LONG", absl::StrCat(bytes_),
+                    absl::StrCat("at most ", kMostUpload));
+  }
+  ASSIGN_OR_RETURN(share_, jobs_.transfers().Take(bytes_));
+  request_ = std::move(*message_.mutable_job());
+  request_.mutable_jsonl()->reserve(bytes_);
+  return absl::OkStatus();
+}
+
+absl::Status JobSubmission::Submit() {
+  if (!begun_ || request_.jsonl().size() != bytes_) {
+    return BadField("jsonl", "MISSING", absl::StrCat(request_.jsonl().size(), " bytes"),
+                    absl::StrCat("jsonl_bytes, which is ", bytes_));
+  }
+  return jobs_.Run([this] {
+    absl::StatusOr<v1::Job> job = jobs_.Submit(tenant_, request_);
+    if (job.ok()) *response_->mutable_job() = *std::move(job);
+    Finish(ToGrpcStatus(job.status()));
+  });
+}
+
+}  // namespace whalepod

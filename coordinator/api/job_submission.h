@@ -1,0 +1,54 @@
+// A job whose text comes in pieces.
+#pragma once
+
+#include <grpcpp/alarm.h>
+#include <grpcpp/grpcpp.h>
+
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "absl/status/status.h"
+#include "coordinator/api/frontend.h"
+#include "coordinator/api/job_api.h"
+#include "whalepod/v1/jobs.pb.h"
+
+namespace whalepod {
+
+// One SubmitLargeJob call. Lives until gRPC is done with it.
+class JobSubmission final : public grpc::ServerReadReactor<v1::SubmitLargeJobRequest>,
+                            public std::enable_shared_from_this<JobSubmission> {
+ public:
+  // frontend, jobs, response: outlive the call.
+  static JobSubmission* Begin(grpc::CallbackServerContext* context, const Frontend& frontend,
+                              JobApi* jobs, v1::SubmitJobResponse* response);
+
+  void OnReadDone(bool ok) override;
+  void OnDone() override;
+
+ private:
+  JobSubmission(grpc::CallbackServerContext* context, JobApi* jobs, v1::SubmitJobResponse* response)
+      : context_(context), jobs_(*jobs), response_(response) {}
+  // Takes in what has been read.
+  absl::Status Take();
+  absl::Status TakeFirst();
+  // All has come: stores the job.
+  absl::Status Submit();
+
+  grpc::CallbackServerContext* const context_;
+  JobApi& jobs_;
+  v1::SubmitJobResponse* const response_;
+  std::shared_ptr<JobSubmission> self_;
+  std::string tenant_;
+  v1::SubmitLargeJobRequest message_;  // read last
+  bool begun_ = false;                 // the first message is there
+  v1::SubmitJobRequest request_;
+  uint64_t bytes_ = 0;  // that its text will have
+  TransferRoom::Share share_;
+  grpc::Alarm alarm_;  // cancels a call that takes too long
+
+  std::mutex mu_;
+  bool done_ = false;  // the context may be gone
+};
+
+}  // namespace whalepod

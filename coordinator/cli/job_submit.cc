@@ -1,0 +1,60 @@
+#include "coordinator/cli/job_submit.h"
+
+#include <grpcpp/grpcpp.h>
+
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+#include "base/status.h"
+#include "coordinator/cli/client.h"
+
+namespace whalepod {
+namespace {
+
+constexpr size_t kOneMessage = 3 << 20, kPiece = 1 << 20;  // of the 4 MiB that a message may have
+
+// The server writes the job to disk before it answers.
+void SetDeadline(std::chrono::minutes time, grpc::ClientContext* context) {
+  context->set_deadline(std::chrono::system_clock::now() + time);
+}
+
+grpc::Status SubmitPieces(v1::JobService::StubInterface& stub, const v1::SubmitJobRequest& request,
+                          v1::SubmitJobResponse* response) {
+  grpc::ClientContext context;
+  SetDeadline(std::chrono::minutes(5), &context);
+  const auto writer = stub.SubmitLargeJob(&context, response);
+  v1::SubmitLargeJobRequest message;
+  v1::SubmitJobRequest& job = *message.mutable_job();
+  job.set_idempotency_key(request.idempotency_key());
+  if (request.has_priority()) job.set_priority(request.priority());
+  job.set_expires_after_seconds(request.expires_after_seconds());
+  *job.mutable_metadata() = request.metadata();
+  const std::string& text = request.jsonl();
+  message.set_jsonl_bytes(text.size());
+  bool goes = writer->Write(message);
+  message.Clear();
+  for (size_t at = 0; goes && at < text.size(); at += kPiece) {
+    message.set_jsonl(text.data() + at, std::min(kPiece, text.size() - at));
+    goes = writer->Write(message);
+  }
+  if (goes) writer->WritesDone();
+  return writer->Finish();
+}
+
+}  // namespace
+
+absl::StatusOr<v1::Job> SubmitJob(v1::JobService::StubInterface& stub,
+                                  const v1::SubmitJobRequest& request) {
+  v1::SubmitJobResponse response;
+  if (request.jsonl().size() > kOneMessage) {
+    RETURN_IF_ERROR(FromGrpc(SubmitPieces(stub, request, &response)));
+  } else {
+    grpc::ClientContext context;
+    SetDeadline(std::chrono::minutes(1), &context);
+    RETURN_IF_ERROR(FromGrpc(stub.SubmitJob(&context, request, &response)));
+  }
+  return std::move(*response.mutable_job());
+}
+
+}  // namespace whalepod

@@ -1,0 +1,27 @@
+#include "coordinator/api/transfer_room.h"
+
+#include <gtest/gtest.h>
+
+#include "coordinator/api/errors.h"
+
+namespace whalepod {
+namespace {
+
+TEST(TransferRoomTest, WhatIsGivenBackCanBeTakenAgain) {
+  TransferRoom room(100);
+  absl::StatusOr<TransferRoom::Share> first = room.Take(60);
+  ASSERT_TRUE(first.ok());
+  const absl::Status none = room.Take(41).status();
+  EXPECT_EQ(none.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(DetailOf(none)->retry_delay_ms(), kRetryMs);
+  const absl::StatusOr<TransferRoom::Share> second = room.Take(40);
+  EXPECT_TRUE(second.ok());
+  TransferRoom::Share copy = *first;
+  first = nullptr;
+  EXPECT_FALSE(room.Take(1).ok());
+  copy.reset();
+  EXPECT_TRUE(room.Take(60).ok());
+}
+
+}  // namespace
+}  // namespace whalepod
