@@ -51,6 +51,9 @@ class JobApi {
   void RunAlways(std::function<void()> work);
 
  private:
+  absl::StatusOr<v1::Job> Make(const std::string& tenant, const v1::SubmitJobRequest& request,
+                               const BatchOrigin& origin);
+
   JobStore* const store_;
   JobBackend* const backend_;
   const CheckFn check_;
