@@ -29,7 +29,7 @@ using Json = nlohmann::ordered_json;
 constexpr char kFiles[] = "/v1/files", kBatches[] = "/v1/batches";
 constexpr char kOutput[] = "file-out-", kErrors[] = "file-err-";
 constexpr size_t kMostFilename = 256;
-constexpr size_t kPieceBytes = 2 << 20;  // of a file that is sent in pieces
+constexpr int64_t kPieceBytes = 2 << 20;  // of a file that is sent in pieces
 constexpr uint32_t kBatchPage = 20, kMostBatchPage = 100, kFilePage = 10'000;
 
 BatchReply Reply(const Json& json) { return {.body = CompactJson(json)}; }
@@ -196,7 +196,7 @@ absl::Status CheckFileSize(size_t bytes) {
 absl::StatusOr<std::string> TextOf(const Call& call, const std::string& id) {
   bool answered = false;
   const std::string job = JobOfFile(id, &answered);
-  if (job.empty()) return call.store.ReadFile(call.tenant, id);
+  if (job.empty()) return call.store.ReadFile(call.tenant, id, 0, kMostUpload);
   ASSIGN_OR_RETURN(JobLines lines, JobLines::Open(call, job, answered));
   std::string text;
   while (!lines.over()) {
@@ -207,19 +207,14 @@ absl::StatusOr<std::string> TextOf(const Call& call, const std::string& id) {
   return text;
 }
 
-// `content` in pieces, which hold `share`.
-BatchReply::More PiecesOf(std::string content, TransferRoom::Share share) {
-  struct Rest {
-    std::string content;
-    size_t at = 0;
-    TransferRoom::Share share;
-  };
-  const auto rest = std::make_shared<Rest>(Rest{std::move(content), 0, std::move(share)});
-  return [rest]() -> absl::StatusOr<std::string> {
-    std::string piece = rest->content.substr(rest->at, kPieceBytes);
-    rest->at += piece.size();
-    return piece;
-  };
+// How many bytes a job's file has.
+absl::StatusOr<int64_t> CountBytes(JobLines lines) {
+  int64_t bytes = 0;
+  while (!lines.over()) {
+    ASSIGN_OR_RETURN(const std::string more, lines.Next());
+    bytes += static_cast<int64_t>(more.size());
+  }
+  return bytes;
 }
 
 absl::StatusOr<BatchReply> ContentOf(const Call& call, const std::string& id) {
@@ -228,20 +223,21 @@ absl::StatusOr<BatchReply> ContentOf(const Call& call, const std::string& id) {
   const std::string job = JobOfFile(id, &answered);
   if (!job.empty()) {
     ASSIGN_OR_RETURN(JobLines opened, JobLines::Open(call, job, answered));
-    const auto lines = std::make_shared<JobLines>(std::move(opened));
+    const auto lines = std::make_shared<JobLines>(opened);
     ASSIGN_OR_RETURN(reply.body, lines->Next());
-    if (!lines->over()) reply.more = [lines] { return lines->Next(); };
+    if (lines->over()) return reply;
+    reply.more = [lines] { return lines->Next(); };
+    if (call.http.chunks) return reply;
+    ASSIGN_OR_RETURN(reply.bytes, CountBytes(std::move(opened)));
     return reply;
   }
   ASSIGN_OR_RETURN(const JobFile file, call.store.GetFile(call.tenant, id));
-  if (file.bytes <= int64_t{kPieceBytes}) {
-    ASSIGN_OR_RETURN(reply.body, call.store.ReadFile(call.tenant, id));
-    return reply;
-  }
-  ASSIGN_OR_RETURN(TransferRoom::Share share,
-                   call.jobs.transfers().Take(static_cast<size_t>(file.bytes)));
-  ASSIGN_OR_RETURN(std::string content, call.store.ReadFile(call.tenant, id));
-  reply.more = PiecesOf(std::move(content), std::move(share));
+  ASSIGN_OR_RETURN(reply.body, call.store.ReadFile(call.tenant, id, 0, kPieceBytes));
+  if (file.bytes <= kPieceBytes) return reply;
+  reply.bytes = file.bytes;
+  reply.more = [store = &call.store, tenant = call.tenant, id, at = kPieceBytes]() mutable {
+    return store->ReadFile(tenant, id, std::exchange(at, at + kPieceBytes), kPieceBytes);
+  };
   return reply;
 }
 
@@ -250,11 +246,7 @@ absl::StatusOr<JobFile> FileOf(const Call& call, const std::string& id) {
   const std::string job_id = JobOfFile(id, &answered);
   if (job_id.empty()) return call.store.GetFile(call.tenant, id);
   ASSIGN_OR_RETURN(JobLines lines, JobLines::Open(call, job_id, answered));
-  int64_t bytes = 0;
-  while (!lines.over()) {
-    ASSIGN_OR_RETURN(const std::string more, lines.Next());
-    bytes += static_cast<int64_t>(more.size());
-  }
+  ASSIGN_OR_RETURN(const int64_t bytes, CountBytes(lines));
   return JobFile{.id = id,
                  .name = absl::StrCat(job_id, answered ? "_output.jsonl" : "_error.jsonl"),
                  .purpose = "batch_output",
@@ -430,7 +422,14 @@ bool IsBatchPath(absl::string_view path) {
   return false;
 }
 
+bool MakesBatch(const BatchCall& call) {
+  return call.method == "POST" && absl::StartsWith(call.target, kBatches) &&
+         !absl::StrContains(call.target, "/cancel");
+}
+
 bool IsFileUpload(absl::string_view method, absl::string_view path) {
+  while (absl::ConsumeSuffix(&path, "/")) {
+  }
   return method == "POST" && path == kFiles;
 }
 

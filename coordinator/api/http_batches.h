@@ -1,7 +1,9 @@
 // OpenAI's files and batches over HTTP, as views of the job store.
 #pragma once
 
+#include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -14,6 +16,7 @@ struct BatchCall {
   std::string method;  // "GET"
   std::string target;  // path and query
   std::string content_type, idempotency_key, body;
+  bool chunks = true;  // the answer may come without its length
 };
 
 struct BatchReply {
@@ -23,11 +26,14 @@ struct BatchReply {
   int status = 200;
   std::string body;
   std::string content_type = "application/json";
-  More more;  // what follows `body`, of a file that is long; null: nothing
+  More more;                     // what follows `body`, of a file that is long; null: nothing
+  std::optional<int64_t> bytes;  // the whole body's, if `more` is set and it is known
 };
 
 // path: without query.
 bool IsBatchPath(absl::string_view path);
+// Whether a whole file is read and stored anew, which may take seconds.
+bool MakesBatch(const BatchCall& call);
 // Whether the body has a file, and may have more than kMostBody bytes.
 bool IsFileUpload(absl::string_view method, absl::string_view path);
 

@@ -16,10 +16,13 @@ HttpSession::Download::Download(std::shared_ptr<HttpSession> session, BatchReply
     : session_(std::move(session)),
       piece_(std::move(reply.body)),
       more_(std::move(reply.more)),
+      chunked_(!reply.bytes.has_value()),
       header_(http::status::ok, session_->request_.version()) {
   header_.set(http::field::content_type, reply.content_type);
+  session_->SetCommon(&header_);
   header_.keep_alive(session_->request_.keep_alive());
-  header_.chunked(chunked());
+  if (reply.bytes) header_.content_length(static_cast<uint64_t>(*reply.bytes));
+  header_.chunked(chunked_);
 }
 
 void HttpSession::Download::Begin() {
@@ -37,7 +40,7 @@ void HttpSession::Download::Send() {
   const auto sent = [self = shared_from_this()](beast::error_code error, size_t) {
     self->OnSent(error);
   };
-  if (chunked()) {
+  if (chunked_) {
     asio::async_write(session_->stream_, http::make_chunk(asio::buffer(piece_)), sent);
   } else {
     asio::async_write(session_->stream_, asio::buffer(piece_), sent);
@@ -60,11 +63,7 @@ void HttpSession::Download::Fetch() {
 void HttpSession::Download::OnPiece(absl::StatusOr<std::string> piece) {
   if (!piece.ok()) {
     spdlog::warn("HTTP: a file broke off while it was sent: {}", piece.status().ToString());
-    // Reset: a mere end would look like the file's, over HTTP/1.0.
-    beast::error_code ignored;
-    session_->stream_.socket().set_option(asio::socket_base::linger(true, 0), ignored);
-    session_->stream_.close();
-    return;
+    return session_->Close();
   }
   if (piece->empty()) return End();
   piece_ = *std::move(piece);
@@ -72,7 +71,7 @@ void HttpSession::Download::OnPiece(absl::StatusOr<std::string> piece) {
 }
 
 void HttpSession::Download::End() {
-  if (!chunked()) return session_->Done(false);
+  if (!chunked_) return session_->Done(header_.keep_alive());
   session_->stream_.expires_after(session_->options_.write_timeout);
   asio::async_write(session_->stream_, http::make_chunk_last(),
                     [self = shared_from_this()](beast::error_code error, size_t) {

@@ -21,8 +21,6 @@ class HttpSession::Download final : public std::enable_shared_from_this<Download
   void Begin();
 
  private:
-  // HTTP/1.0 has no chunks: its body ends with the connection.
-  bool chunked() const { return header_.version() >= 11; }
   void Send();
   void OnSent(boost::beast::error_code error);
   void Fetch();
@@ -32,6 +30,7 @@ class HttpSession::Download final : public std::enable_shared_from_this<Download
   const std::shared_ptr<HttpSession> session_;
   std::string piece_;  // being sent
   const BatchReply::More more_;
+  const bool chunked_;  // its length is not known; HTTP/1.1
   boost::beast::http::response<boost::beast::http::empty_body> header_;
   boost::beast::http::response_serializer<boost::beast::http::empty_body> serializer_{header_};
 };

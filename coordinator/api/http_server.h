@@ -9,6 +9,7 @@
 #include "absl/status/statusor.h"
 #include "coordinator/api/frontend.h"
 #include "coordinator/api/job_api.h"
+#include "coordinator/api/limits.h"
 
 namespace whalepod {
 
@@ -22,6 +23,8 @@ class HttpServer {
     // A connection that is idle, or sends its request more slowly, is closed. Longer than clients
     // keep theirs, or they would send into a closing one.
     std::chrono::milliseconds read_timeout = std::chrono::seconds(75);
+    // An upload that is too large for that must not pause for so long.
+    std::chrono::milliseconds upload_pause = kUploadPause;
     // A client that takes nothing for so long is cancelled.
     std::chrono::milliseconds write_timeout = std::chrono::seconds(30);
     // A comment is sent in a stream that has been silent for so long.

@@ -25,15 +25,8 @@ namespace asio = boost::asio;
 namespace beast = boost::beast;
 namespace http = beast::http;
 
-constexpr size_t kMostForm = kMostUpload + (64 << 10);  // a file, and what stands around it
-constexpr size_t kMostHeader = 16 << 10;
-// How long what a client still sends is read after an answer that ends the connection: closed at
-// once, it would lose the answer.
-constexpr std::chrono::seconds kLinger(2);
 constexpr absl::string_view kOneModel = "/v1/models/";
 constexpr char kMetricsType[] = "text/plain; version=0.0.4; charset=utf-8";
-
-absl::string_view View(beast::string_view text) { return {text.data(), text.size()}; }
 
 nlohmann::ordered_json ModelObject(const ServedModel& model) {
   return {{"id", model.name},
@@ -56,81 +49,6 @@ HttpSession::HttpSession(asio::ip::tcp::socket socket, const HttpServer::Options
       open_(std::move(open)) {}
 
 HttpSession::~HttpSession() { --*open_; }
-
-void HttpSession::Read() {
-  if (closing_) return Close();
-  busy_ = false;
-  route_ = "other";
-  parser_.emplace();
-  upload_.reset();
-  parser_->body_limit(kMostForm);
-  parser_->header_limit(kMostHeader);
-  stream_.expires_after(options_.read_timeout);
-  http::async_read_header(
-      stream_, buffer_, *parser_,
-      [self = shared_from_this()](beast::error_code error, size_t) { self->OnHeader(error); });
-}
-
-void HttpSession::OnHeader(beast::error_code error) {
-  if (error) return OnRead(error);
-  const Request& request = parser_->get();
-  const absl::string_view target = View(request.target());
-  const bool upload = jobs_ != nullptr && IsFileUpload(View(request.method_string()),
-                                                       target.substr(0, target.find('?')));
-  most_body_ = upload ? kMostForm : kMostBody;
-  const uint64_t length =
-      parser_->chunked() ? (upload ? kMostForm : 0) : parser_->content_length().value_or(0);
-  if (length > most_body_) return OnRead(http::error::body_limit);
-  parser_->body_limit(most_body_);
-  if (length > kMostBody) {
-    if (absl::Status s = AdmitUpload(request, length); !s.ok()) return Refuse(s);
-    stream_.expires_after(
-        std::max<std::chrono::milliseconds>(options_.read_timeout, kLongestUpload));
-  }
-  if (request.version() == 11 && beast::iequals(request[http::field::expect], "100-continue")) {
-    return Continue();
-  }
-  ReadBody();
-}
-
-absl::Status HttpSession::AdmitUpload(const Request& request, size_t bytes) {
-  RETURN_IF_ERROR(CallerOf(request).status());
-  ASSIGN_OR_RETURN(upload_, jobs_->transfers().Take(bytes));
-  return absl::OkStatus();
-}
-
-void HttpSession::Continue() {
-  auto response = std::make_shared<http::response<http::empty_body>>(http::status::continue_, 11);
-  http::async_write(stream_, *response,
-                    [self = shared_from_this(), response](beast::error_code error, size_t) {
-                      error ? self->Close() : self->ReadBody();
-                    });
-}
-
-void HttpSession::ReadBody() {
-  http::async_read(
-      stream_, buffer_, *parser_,
-      [self = shared_from_this()](beast::error_code error, size_t) { self->OnRead(error); });
-}
-
-void HttpSession::OnRead(beast::error_code error) {
-  if (error == http::error::body_limit) {
-    request_ = parser_->release();
-    request_.keep_alive(false);
-    return ReplyBad(413, absl::StrCat("the body is larger than ", most_body_, " bytes"));
-  }
-  if (error && error.category() == http::make_error_code(http::error::bad_method).category() &&
-      error != http::error::end_of_stream && error != http::error::partial_message) {
-    request_ = Request();
-    request_.keep_alive(false);
-    return ReplyBad(400, absl::StrCat("not HTTP: ", error.message()));
-  }
-  if (error) return Close();
-  request_ = parser_->release();
-  stream_.expires_never();
-  busy_ = true;
-  Route();
-}
 
 absl::Span<const HttpSession::Endpoint> HttpSession::Endpoints() {
   static constexpr Endpoint kEndpoints[] = {
@@ -227,8 +145,10 @@ void HttpSession::Batches(const std::string& target) {
   call.content_type = std::string(View(request_[http::field::content_type]));
   call.idempotency_key = std::string(View(request_["Idempotency-Key"]));
   call.body = std::move(request_.body());
-  const absl::Status queued = jobs_->Run([self = shared_from_this(), call = std::move(call),
-                                          upload = std::exchange(upload_, nullptr)] {
+  call.chunks = request_.version() >= 11;
+  const bool takes_long = call.body.size() > kMostBody || MakesBatch(call);
+  auto work = [self = shared_from_this(), call = std::move(call), upload = std::move(upload_)] {
+    if (self->closed_) return;  // shut down in the meantime
     asio::post(self->executor(),
                [self, reply = AnswerBatch(*self->jobs_, self->caller_, call)]() mutable {
                  if (!reply.ok()) return self->ReplyError(reply.status());
@@ -237,7 +157,9 @@ void HttpSession::Batches(const std::string& target) {
                  }
                  self->Reply(reply->status, std::move(reply->body), 0, reply->content_type);
                });
-  });
+  };
+  const absl::Status queued =
+      takes_long ? jobs_->RunLong(std::move(work)) : jobs_->Run(std::move(work));
   if (!queued.ok()) ReplyError(queued);
 }
 
@@ -289,12 +211,6 @@ void HttpSession::ReplyError(const absl::Status& status) {
   Reply(error.status, std::move(error.body), error.retry_after_ms);
 }
 
-void HttpSession::Refuse(const absl::Status& status) {
-  request_ = parser_->release();
-  request_.keep_alive(false);
-  ReplyError(status);
-}
-
 void HttpSession::ReplyBad(int status, const std::string& message) {
   Reply(status, ToHttpError(absl::InvalidArgumentError(message)).body);
 }
@@ -313,8 +229,7 @@ void HttpSession::Reply(int status, std::string body, uint32_t retry_after_ms,
   if (retry_after_ms > 0) {
     response->set(http::field::retry_after, absl::StrCat((retry_after_ms + 999) / 1000));
   }
-  const auto id = request_.find("X-Request-Id");
-  if (id != request_.end()) response->set("X-Request-Id", id->value());
+  SetCommon(response.get());
   response->keep_alive(request_.keep_alive());
   response->body() = std::move(body);
   response->prepare_payload();
@@ -326,11 +241,16 @@ void HttpSession::Reply(int status, std::string body, uint32_t retry_after_ms,
                     });
 }
 
+void HttpSession::SetCommon(http::fields* header) const {
+  const auto id = request_.find("X-Request-Id");
+  if (id != request_.end()) header->set("X-Request-Id", id->value());
+}
+
 void HttpSession::Done(bool keep_alive) {
   if (keep_alive) return Read();
   beast::error_code ignored;
   stream_.socket().shutdown(asio::ip::tcp::socket::shutdown_send, ignored);
-  stream_.expires_after(kLinger);
+  stream_.expires_after(linger_);
   Drain();
 }
 
@@ -348,6 +268,7 @@ void HttpSession::CloseWhenIdle() {
 }
 
 void HttpSession::Close() {
+  closed_ = true;
   beast::error_code ignored;
   stream_.socket().shutdown(asio::ip::tcp::socket::shutdown_both, ignored);
   stream_.close();

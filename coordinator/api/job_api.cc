@@ -19,7 +19,9 @@ namespace {
 
 constexpr int kThreads = 2;
 constexpr int kMostWaiting = 256;
+constexpr size_t kMostLongWaiting = 64;
 constexpr size_t kTransferRoom = 2 * kMostUpload + (64 << 20);
+constexpr size_t kTransferRoomOfOne = kMostUpload + (32 << 20);
 constexpr size_t kMostKey = 256;
 constexpr int32_t kDefaultPriority = 100;
 constexpr uint32_t kDay = 86400, kLongestLife = 30 * kDay;
@@ -65,8 +67,9 @@ JobApi::JobApi(JobStore* store, JobBackend* backend, CheckFn check)
     : store_(store),
       backend_(backend),
       check_(std::move(check)),
-      transfers_(kTransferRoom),
-      pool_(kThreads, std::numeric_limits<size_t>::max()) {}
+      transfers_(kTransferRoom, kTransferRoomOfOne),
+      pool_(kThreads, std::numeric_limits<size_t>::max()),
+      long_pool_(/*threads=*/1, kMostLongWaiting) {}
 
 absl::StatusOr<JobStore*> JobApi::store() const {
   if (store_ != nullptr) return store_;
@@ -143,6 +146,13 @@ absl::Status JobApi::Run(std::function<void()> work) {
     work();
   });
   return absl::OkStatus();
+}
+
+absl::Status JobApi::RunLong(std::function<void()> work) {
+  if (long_pool_.Run(std::move(work))) return absl::OkStatus();
+  return WithRetryDelay(absl::ResourceExhaustedError(absl::StrCat(
+                            "more than ", kMostLongWaiting, " jobs and files wait to be stored")),
+                        "QUEUE_FULL", kRetryMs);
 }
 
 void JobApi::RunAlways(std::function<void()> work) { CHECK(pool_.Run(std::move(work))); }

@@ -49,6 +49,8 @@ class JobApi {
   absl::Status Run(std::function<void()> work);
   // The same for what there are few of, and must go on.
   void RunAlways(std::function<void()> work);
+  // Runs what may take seconds, one after the other, while others run. RESOURCE_EXHAUSTED likewise.
+  absl::Status RunLong(std::function<void()> work);
 
  private:
   absl::StatusOr<v1::Job> Make(const std::string& tenant, const v1::SubmitJobRequest& request,
@@ -59,7 +61,8 @@ class JobApi {
   const CheckFn check_;
   TransferRoom transfers_;
   std::atomic<int> waiting_{0};  // given to Run, and not begun
-  WorkPool pool_;                // last: its tasks use the rest
+  WorkPool pool_;                // last: tasks use the rest
+  WorkPool long_pool_;           // its tasks use the pool
 };
 
 }  // namespace whalepod

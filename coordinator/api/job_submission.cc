@@ -1,13 +1,12 @@
 #include "coordinator/api/job_submission.h"
 
-#include <chrono>
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
 #include "coordinator/api/caller.h"
 #include "coordinator/api/errors.h"
-#include "coordinator/api/limits.h"
 
 namespace whalepod {
 
@@ -22,21 +21,30 @@ JobSubmission* JobSubmission::Begin(grpc::CallbackServerContext* context, const 
     return call.get();
   }
   call->tenant_ = *std::move(tenant);
-  call->alarm_.Set(std::chrono::system_clock::now() + kLongestUpload,
-                   [weak = call->weak_from_this()](bool) {
-                     const std::shared_ptr<JobSubmission> late = weak.lock();
-                     if (late == nullptr) return;
-                     std::lock_guard lock(late->mu_);
-                     if (!late->done_) late->context_->TryCancel();
-                   });
-  call->StartRead(&call->message_);
+  call->Read();
   return call.get();
 }
 
+void JobSubmission::Read() {
+  alarm_.emplace();
+  alarm_->Set(std::min(until_, std::chrono::system_clock::now() + kUploadPause),
+              [weak = weak_from_this()](bool fired) {
+                if (!fired) return;
+                const std::shared_ptr<JobSubmission> late = weak.lock();
+                if (late == nullptr) return;
+                std::lock_guard lock(late->mu_);
+                if (!late->done_) late->context_->TryCancel();
+              });
+  StartRead(&message_);
+}
+
 void JobSubmission::OnReadDone(bool ok) {
+  alarm_.reset();
+  // Nothing more comes: the client is done, or has left.
+  if (!ok && context_->IsCancelled()) return Finish(grpc::Status::CANCELLED);
   const absl::Status status = ok ? Take() : Submit();
   if (!status.ok()) return Finish(ToGrpcStatus(status));
-  if (ok) StartRead(&message_);
+  if (ok) Read();
 }
 
 void JobSubmission::OnDone() {
@@ -44,7 +52,7 @@ void JobSubmission::OnDone() {
     std::lock_guard lock(mu_);
     done_ = true;
   }
-  alarm_.Cancel();
+  share_.reset();
   const std::shared_ptr<JobSubmission> last = std::move(self_);
 }
 
@@ -74,7 +82,7 @@ absl::Status JobSubmission::TakeFirst() {
     return BadField("jsonl_bytes", "TOO_LONG", absl::StrCat(bytes_),
                     absl::StrCat("at most ", kMostUpload));
   }
-  ASSIGN_OR_RETURN(share_, jobs_.transfers().Take(bytes_));
+  ASSIGN_OR_RETURN(share_, jobs_.transfers().Take(tenant_, bytes_));
   request_ = std::move(*message_.mutable_job());
   request_.mutable_jsonl()->reserve(bytes_);
   return absl::OkStatus();
@@ -85,7 +93,8 @@ absl::Status JobSubmission::Submit() {
     return BadField("jsonl", "MISSING", absl::StrCat(request_.jsonl().size(), " bytes"),
                     absl::StrCat("jsonl_bytes, which is ", bytes_));
   }
-  return jobs_.Run([this] {
+  return jobs_.RunLong([this] {
+    if (context_->IsCancelled()) return Finish(grpc::Status::CANCELLED);
     absl::StatusOr<v1::Job> job = jobs_.Submit(tenant_, request_);
     if (job.ok()) *response_->mutable_job() = *std::move(job);
     Finish(ToGrpcStatus(job.status()));

@@ -4,13 +4,16 @@
 #include <grpcpp/alarm.h>
 #include <grpcpp/grpcpp.h>
 
+#include <chrono>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
 #include "coordinator/api/frontend.h"
 #include "coordinator/api/job_api.h"
+#include "coordinator/api/limits.h"
 #include "whalepod/v1/jobs.pb.h"
 
 namespace whalepod {
@@ -29,6 +32,8 @@ class JobSubmission final : public grpc::ServerReadReactor<v1::SubmitLargeJobReq
  private:
   JobSubmission(grpc::CallbackServerContext* context, JobApi* jobs, v1::SubmitJobResponse* response)
       : context_(context), jobs_(*jobs), response_(response) {}
+  // Reads on, for so long.
+  void Read();
   // Takes in what has been read.
   absl::Status Take();
   absl::Status TakeFirst();
@@ -45,7 +50,9 @@ class JobSubmission final : public grpc::ServerReadReactor<v1::SubmitLargeJobReq
   v1::SubmitJobRequest request_;
   uint64_t bytes_ = 0;  // that its text will have
   TransferRoom::Share share_;
-  grpc::Alarm alarm_;  // cancels a call that takes too long
+  const std::chrono::system_clock::time_point until_ =
+      std::chrono::system_clock::now() + kLongestUpload;
+  std::optional<grpc::Alarm> alarm_;  // cancels a call whose next message does not come
 
   std::mutex mu_;
   bool done_ = false;  // the context may be gone

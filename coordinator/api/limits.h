@@ -25,6 +25,7 @@ inline constexpr size_t kMostBody = 4 << 20;
 // MB.
 inline constexpr size_t kMostUpload = 200'000'000;
 inline constexpr std::chrono::minutes kLongestUpload(5);
+inline constexpr std::chrono::seconds kUploadPause(30);  // without a byte
 
 // How many answers there must be room for before a request has been checked.
 inline uint32_t ChoicesOf(const v1::GenerateRequest& request) {

@@ -19,7 +19,7 @@ constexpr int64_t kBytesPerThread = int64_t{384} << 20;
 constexpr int64_t kHugePage = 2 << 20;
 constexpr int kPasses = 4;  // of each way
 
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(__clang__)  // which clones no templates
 #define WHALEPOD_READ_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
 #else
 #define WHALEPOD_READ_CLONES

@@ -42,12 +42,13 @@ absl::StatusOr<JobFile> JobStore::GetFile(const std::string& tenant, const std::
   return ReadFileRow(query);
 }
 
-absl::StatusOr<std::string> JobStore::ReadFile(const std::string& tenant, const std::string& id) {
+absl::StatusOr<std::string> JobStore::ReadFile(const std::string& tenant, const std::string& id,
+                                               int64_t from, int64_t most) {
   std::lock_guard lock(mu_);
-  Database::Query query = database_->Prepare("SELECT content FROM files WHERE id=? AND tenant=?");
+  Database::Query query = database_->Prepare("SELECT seq FROM files WHERE id=? AND tenant=?");
   ASSIGN_OR_RETURN(const bool found, query.Bind(id).Bind(tenant).Next());
   if (!found) return NoFile(id);
-  return query.Bytes(0);
+  return database_->ReadBlob("files", "content", query.Int(0), from, most);
 }
 
 absl::StatusOr<std::vector<JobFile>> JobStore::ListFiles(const std::string& tenant) {

@@ -123,7 +123,9 @@ class JobStore {
   absl::StatusOr<JobFile> AddFile(const std::string& tenant, const std::string& name,
                                   const std::string& purpose, absl::string_view content);
   absl::StatusOr<JobFile> GetFile(const std::string& tenant, const std::string& id);
-  absl::StatusOr<std::string> ReadFile(const std::string& tenant, const std::string& id);
+  // `most` bytes of its content from `from` on, fewer at its end.
+  absl::StatusOr<std::string> ReadFile(const std::string& tenant, const std::string& id,
+                                       int64_t from, int64_t most);
   // The newest first.
   absl::StatusOr<std::vector<JobFile>> ListFiles(const std::string& tenant);
   absl::Status DeleteFile(const std::string& tenant, const std::string& id);

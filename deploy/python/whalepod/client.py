@@ -84,7 +84,9 @@ class Client:
         return self.inference.GetUsage(request, metadata=self.metadata)
 
     def submit(self, work, **fields):
-        """The Job of JSON lines (bytes) or of a GenerateRequest; fields as SubmitJobRequest's."""
+        """The Job of JSON lines (bytes or a text) or of a GenerateRequest; fields as SubmitJobRequest's."""
+        if isinstance(work, str):
+            work = work.encode()
         kind = "generate" if isinstance(work, inference_pb2.GenerateRequest) else "jsonl"
         if kind == "jsonl" and len(work) > _ONE_MESSAGE:
             first = jobs_pb2.SubmitLargeJobRequest(job=jobs_pb2.SubmitJobRequest(**fields), jsonl_bytes=len(work))

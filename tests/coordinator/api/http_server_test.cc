@@ -8,6 +8,7 @@
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/beast/core.hpp>
 #include <boost/beast/http.hpp>
+#include <future>
 #include <memory>
 #include <string>
 #include <thread>
@@ -274,7 +275,8 @@ class HttpUploadTest : public HttpServerTest {
   // The stored content of the file that an answer tells of.
   std::string Stored(const http::response<http::string_body>& response) {
     EXPECT_EQ(response.result_int(), 200u) << response.body();
-    return test_.store->ReadFile("", nlohmann::json::parse(response.body())["id"]).value_or("");
+    return test_.store->ReadFile("", nlohmann::json::parse(response.body())["id"], 0, 1 << 30)
+        .value_or("");
   }
 
   TestStore test_;
@@ -292,6 +294,9 @@ TEST_F(HttpUploadTest, FilesMayBeLargerThanOtherBodies) {
   request.chunked(true);
   connection.Send(request);
   EXPECT_EQ(Stored(connection.Receive()), content);
+  request.target("/v1/files/");
+  connection.Send(request);
+  EXPECT_EQ(Stored(connection.Receive()), content);
   request.target("/v1/chat/completions");
   connection.Send(request);
   const auto refused = connection.Receive();
@@ -306,21 +311,57 @@ TEST_F(HttpUploadTest, ALargeFileIsRefusedBeforeItComes) {
                                      length, "\r\nExpect: 100-continue\r\n\r\n"));
     return connection.Receive();
   };
-  EXPECT_EQ(answer_to(250'000'000).result_int(), 413u);
+  const auto too_large = answer_to(250'000'000);
+  EXPECT_EQ(too_large.result_int(), 413u);
+  EXPECT_THAT(too_large.body(), HasSubstr("200065536"));
   EXPECT_EQ(answer_to(150'000'000).result(), http::status::continue_);
   std::vector<TransferRoom::Share> others;
   // The connection before gives its share back once the server sees that it is gone.
   while (others.size() < 2) {
-    absl::StatusOr<TransferRoom::Share> share = jobs_->transfers().Take(200'000'000);
+    absl::StatusOr<TransferRoom::Share> share = jobs_->transfers().Take("", 200'000'000);
     if (share.ok()) others.push_back(*std::move(share));
     std::this_thread::yield();
   }
   const auto busy = answer_to(150'000'000);
   EXPECT_EQ(busy.result_int(), 429u);
   EXPECT_EQ(busy[http::field::retry_after], "1");
+  // What is small needs no room, whether its length is known or not.
   Connection small(server_->port());
+  http::request<http::string_body> chunked = Upload("a small one in chunks");
+  chunked.chunked(true);
+  small.Send(chunked);
+  EXPECT_EQ(Stored(small.Receive()), "a small one in chunks");
+  chunked = Upload(std::string(5 << 20, 'x'));
+  chunked.chunked(true);
+  Connection grows(server_->port());
+  others.push_back(*jobs_->transfers().Take("", 60'000'000));  // less than a step is left
+  grows.Send(chunked);
+  EXPECT_EQ(grows.Receive().result_int(), 429u);
   small.Send(Upload("a small one"));
   EXPECT_EQ(Stored(small.Receive()), "a small one");
+}
+
+TEST_F(HttpUploadTest, AnUploadThatPausesIsCutOff) {
+  Start({.upload_pause = std::chrono::milliseconds(30)}, jobs_.get());
+  Connection connection(server_->port());
+  connection.SendText("POST /v1/files HTTP/1.1\r\nHost: t\r\nContent-Length: 150000000\r\n\r\nabc");
+  EXPECT_THROW(connection.ReceiveSome(), boost::system::system_error);
+  // Its room is there again.
+  while (!jobs_->transfers().Take("", 450'000'000).ok()) std::this_thread::yield();
+}
+
+TEST_F(HttpUploadTest, WhatWaitsWhenTheServerEndsIsDropped) {
+  std::promise<void> hold;
+  ASSERT_TRUE(jobs_->RunLong([held = hold.get_future().share()] { held.wait(); }).ok());
+  Connection connection(server_->port());
+  connection.Send(Upload(std::string(5 << 20, 'x')));
+  // Read, and waiting: its room is taken and the connection is one that answers.
+  while (jobs_->transfers().Take("", 465'000'000).ok()) std::this_thread::yield();
+  std::thread shutdown([this] { server_->Shutdown(std::chrono::milliseconds(1)); });
+  EXPECT_THROW(connection.ReceiveSome(), boost::system::system_error);
+  hold.set_value();
+  shutdown.join();
+  EXPECT_TRUE(test_.store->ListFiles("")->empty());
 }
 
 TEST_F(HttpUploadTest, WhoHasNoKeySendsNoLargeFile) {
@@ -360,10 +401,13 @@ TEST_F(HttpUploadTest, LongFilesAreReadInPieces) {
       Connection connection(server_->port());
       http::request<http::string_body> request(http::verb::get,
                                                absl::StrCat("/v1/files/", id, "/content"), version);
+      request.set("X-Request-Id", "mine");
       connection.Send(request);
       auto response = connection.Receive();
       EXPECT_EQ(response.result_int(), 200u);
-      EXPECT_EQ(response.chunked(), version == 11);
+      EXPECT_EQ(response.chunked(), version == 11 && id != file);
+      EXPECT_EQ(response["X-Request-Id"], "mine");
+      EXPECT_EQ(response.keep_alive(), version == 11);
       return response.body();
     };
     EXPECT_TRUE(get(file) == content);

@@ -213,13 +213,25 @@ TEST_F(LargeJobTest, WhatIsNotWholeMakesNoJob) {
     context.TryCancel();
     EXPECT_EQ(writer->Finish().error_code(), grpc::StatusCode::CANCELLED);
   }
+  {  // it leaves when all has come, and has not said that this was all
+    grpc::ClientContext context;
+    const auto writer = stub_->SubmitLargeJob(&context, &response_);
+    v1::SubmitLargeJobRequest message;
+    message.set_jsonl_bytes(text.size());
+    message.set_jsonl(text);
+    EXPECT_TRUE(writer->Write(message));
+    context.TryCancel();
+    EXPECT_EQ(writer->Finish().error_code(), grpc::StatusCode::CANCELLED);
+  }
+  EXPECT_EQ(Send(text.size(), {text, std::string(5 << 20, 'x')}).error_code(),
+            grpc::StatusCode::RESOURCE_EXHAUSTED);
   EXPECT_EQ(Jobs(), before);
 }
 
 TEST_F(LargeJobTest, ManyAtOnceAreToldToComeBack) {
   std::vector<TransferRoom::Share> others;
   for (;;) {
-    absl::StatusOr<TransferRoom::Share> share = api_->transfers().Take(200'000'000);
+    absl::StatusOr<TransferRoom::Share> share = api_->transfers().Take("", 200'000'000);
     if (!share.ok()) break;
     others.push_back(*std::move(share));
   }

@@ -255,11 +255,14 @@ TEST_F(JobStoreTest, ListenersHearOfJobs) {
 TEST_F(JobStoreTest, Files) {
   const auto file = store().AddFile("alice", "in.jsonl", "batch", std::string("a\0b", 3));
   ASSERT_TRUE(file.ok());
-  EXPECT_EQ(store().ReadFile("alice", file->id).value(), std::string("a\0b", 3));
+  EXPECT_EQ(store().ReadFile("alice", file->id, 0, 9).value(), std::string("a\0b", 3));
+  EXPECT_EQ(store().ReadFile("alice", file->id, 1, 1).value(), std::string("\0", 1));
+  EXPECT_EQ(store().ReadFile("alice", file->id, 3, 9).value(), "");
+  EXPECT_EQ(store().ReadFile("alice", file->id, 7, 9).value(), "");
   EXPECT_EQ(store().GetFile("alice", file->id)->name, "in.jsonl");
   EXPECT_EQ(store().ListFiles("alice")->size(), 1u);
   EXPECT_EQ(store().ListFiles("bob")->size(), 0u);
-  EXPECT_TRUE(absl::IsNotFound(store().ReadFile("bob", file->id).status()));
+  EXPECT_TRUE(absl::IsNotFound(store().ReadFile("bob", file->id, 0, 9).status()));
   EXPECT_TRUE(absl::IsNotFound(store().DeleteFile("bob", file->id)));
   EXPECT_TRUE(store().DeleteFile("alice", file->id).ok());
   EXPECT_TRUE(absl::IsNotFound(store().DeleteFile("alice", file->id)));
