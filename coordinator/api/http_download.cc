@@ -21,8 +21,11 @@ HttpSession::Download::Download(std::shared_ptr<HttpSession> session, BatchReply
   header_.set(http::field::content_type, reply.content_type);
   session_->SetCommon(&header_);
   header_.keep_alive(session_->request_.keep_alive());
-  if (reply.bytes) header_.content_length(static_cast<uint64_t>(*reply.bytes));
-  header_.chunked(chunked_);
+  if (chunked_) {
+    header_.chunked(true);
+  } else {
+    header_.content_length(static_cast<uint64_t>(*reply.bytes));
+  }
 }
 
 void HttpSession::Download::Begin() {

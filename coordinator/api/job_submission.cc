@@ -40,11 +40,14 @@ void JobSubmission::Read() {
 
 void JobSubmission::OnReadDone(bool ok) {
   alarm_.reset();
-  // Nothing more comes: the client is done, or has left.
-  if (!ok && context_->IsCancelled()) return Finish(grpc::Status::CANCELLED);
-  const absl::Status status = ok ? Take() : Submit();
+  if (!ok) {  // the client has left, or forgotten it
+    return Finish(ToGrpcStatus(BadField("last", "MISSING", "not set", "set in the last message")));
+  }
+  const bool last = message_.last();
+  absl::Status status = Take();
+  if (status.ok() && last) status = Submit();  // after which this may be gone
   if (!status.ok()) return Finish(ToGrpcStatus(status));
-  if (ok) Read();
+  if (!last) Read();
 }
 
 void JobSubmission::OnDone() {
@@ -89,7 +92,7 @@ absl::Status JobSubmission::TakeFirst() {
 }
 
 absl::Status JobSubmission::Submit() {
-  if (!begun_ || request_.jsonl().size() != bytes_) {
+  if (request_.jsonl().size() != bytes_) {
     return BadField("jsonl", "MISSING", absl::StrCat(request_.jsonl().size(), " bytes"),
                     absl::StrCat("jsonl_bytes, which is ", bytes_));
   }

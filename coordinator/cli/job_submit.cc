@@ -36,6 +36,7 @@ grpc::Status SubmitPieces(v1::JobService::StubInterface& stub, const v1::SubmitJ
   message.Clear();
   for (size_t at = 0; goes && at < text.size(); at += kPiece) {
     message.set_jsonl(text.data() + at, std::min(kPiece, text.size() - at));
+    message.set_last(at + kPiece >= text.size());
     goes = writer->Write(message);
   }
   if (goes) writer->WritesDone();

@@ -90,7 +90,8 @@ class Client:
         kind = "generate" if isinstance(work, inference_pb2.GenerateRequest) else "jsonl"
         if kind == "jsonl" and len(work) > _ONE_MESSAGE:
             first = jobs_pb2.SubmitLargeJobRequest(job=jobs_pb2.SubmitJobRequest(**fields), jsonl_bytes=len(work))
-            pieces = (jobs_pb2.SubmitLargeJobRequest(jsonl=work[at:at + _PIECE]) for at in range(0, len(work), _PIECE))
+            pieces = (jobs_pb2.SubmitLargeJobRequest(jsonl=work[at:at + _PIECE], last=at + _PIECE >= len(work))
+                      for at in range(0, len(work), _PIECE))
             return self.jobs.SubmitLargeJob(itertools.chain([first], pieces), metadata=self.metadata).job
         request = jobs_pb2.SubmitJobRequest(**{kind: work}, **fields)
         return self.jobs.SubmitJob(request, metadata=self.metadata).job

@@ -9,6 +9,7 @@
 #include <boost/beast/core.hpp>
 #include <boost/beast/http.hpp>
 #include <future>
+#include <limits>
 #include <memory>
 #include <string>
 #include <thread>
@@ -47,7 +48,7 @@ class Connection {
     http::response<http::string_body> response;
     beast::error_code error;
     http::response_parser<http::string_body> parser;
-    parser.body_limit(boost::none);
+    parser.body_limit(std::numeric_limits<uint64_t>::max());
     http::read(socket_, buffer_, parser, error);
     response = parser.release();
     EXPECT_FALSE(error) << error.message();
@@ -406,6 +407,7 @@ TEST_F(HttpUploadTest, LongFilesAreReadInPieces) {
       auto response = connection.Receive();
       EXPECT_EQ(response.result_int(), 200u);
       EXPECT_EQ(response.chunked(), version == 11 && id != file);
+      EXPECT_EQ(response.has_content_length(), !response.chunked());
       EXPECT_EQ(response["X-Request-Id"], "mine");
       EXPECT_EQ(response.keep_alive(), version == 11);
       return response.body();
@@ -416,7 +418,7 @@ TEST_F(HttpUploadTest, LongFilesAreReadInPieces) {
     for (const absl::string_view line : absl::StrSplit(lines, '\n', absl::SkipEmpty())) {
       found.push_back(nlohmann::json::parse(line)["response"]["body"].dump());
     }
-    EXPECT_EQ(found, bodies);
+    EXPECT_TRUE(found == bodies);  // too long to be shown
   }
 }
 

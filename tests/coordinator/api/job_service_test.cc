@@ -136,9 +136,9 @@ std::string Lines(size_t bytes) {
 
 class LargeJobTest : public JobServiceTest {
  protected:
-  // Sends `pieces` after a first message that says `bytes`.
+  // Sends `pieces`, and that the last one of them is, after a first message that says `bytes`.
   grpc::Status Send(uint64_t bytes, const std::vector<std::string>& pieces,
-                    const v1::SubmitJobRequest& job = {}) {
+                    const v1::SubmitJobRequest& job = {}, bool ends = true) {
     grpc::ClientContext context;
     const auto writer = stub_->SubmitLargeJob(&context, &response_);
     v1::SubmitLargeJobRequest message;
@@ -148,6 +148,7 @@ class LargeJobTest : public JobServiceTest {
     for (const std::string& piece : pieces) {
       message.Clear();
       message.set_jsonl(piece);
+      message.set_last(ends && &piece == &pieces.back());
       if (!writer->Write(message)) break;
     }
     writer->WritesDone();
@@ -201,8 +202,9 @@ TEST_F(LargeJobTest, WhatIsNotWholeMakesNoJob) {
     grpc::ClientContext context;
     const auto writer = stub_->SubmitLargeJob(&context, &response_);
     writer->WritesDone();
-    refused(writer->Finish(), "jsonl is");
+    refused(writer->Finish(), "last is");
   }
+  refused(Send(text.size(), {text}, {}, /*ends=*/false), "last is");
   {  // the client leaves
     grpc::ClientContext context;
     const auto writer = stub_->SubmitLargeJob(&context, &response_);

@@ -14,7 +14,7 @@ _sym_db = _symbol_database.Default()
 from whalepod.v1 import inference_pb2 as whalepod_dot_v1_dot_inference__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16whalepod/v1/jobs.proto\x12\x0bwhalepod.v1\x1a\x1bwhalepod/v1/inference.proto\"\x87\x03\n\x03Job\x12\n\n\x02id\x18\x01 \x01(\t\x12$\n\x05state\x18\x02 \x01(\x0e\x32\x15.whalepod.v1.JobState\x12\x17\n\x0fidempotency_key\x18\x03 \x01(\t\x12\x10\n\x08priority\x18\x04 \x01(\x05\x12\x10\n\x08\x65ndpoint\x18\x05 \x01(\t\x12\x30\n\x08metadata\x18\x06 \x03(\x0b\x32\x1e.whalepod.v1.Job.MetadataEntry\x12\x15\n\rinput_file_id\x18\x07 \x01(\t\x12\x12\n\ncreated_ms\x18\x08 \x01(\x03\x12\x12\n\nstarted_ms\x18\t \x01(\x03\x12\x10\n\x08\x65nded_ms\x18\n \x01(\x03\x12\x12\n\nexpires_ms\x18\x0b \x01(\x03\x12&\n\x06\x63ounts\x18\x0c \x01(\x0b\x32\x16.whalepod.v1.JobCounts\x12!\n\x05usage\x18\r \x01(\x0b\x32\x12.whalepod.v1.Usage\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"a\n\tJobCounts\x12\r\n\x05total\x18\x01 \x01(\r\x12\x11\n\tsucceeded\x18\x02 \x01(\r\x12\x0e\n\x06\x66\x61iled\x18\x03 \x01(\r\x12\x11\n\tcancelled\x18\x04 \x01(\r\x12\x0f\n\x07\x65xpired\x18\x05 \x01(\r\"\x9a\x01\n\x07JobItem\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04line\x18\x02 \x01(\r\x12\x11\n\tcustom_id\x18\x03 \x01(\t\x12(\n\x05state\x18\x04 \x01(\x0e\x32\x19.whalepod.v1.JobItemState\x12\r\n\x05\x65nded\x18\x05 \x01(\r\x12&\n\x06\x61nswer\x18\x06 \x01(\x0b\x32\x16.whalepod.v1.JobAnswer\"\xb0\x03\n\tJobAnswer\x12\x13\n\x0bstatus_code\x18\x01 \x01(\r\x12\x0c\n\x04\x62ody\x18\x02 \x01(\t\x12.\n\x07\x63hoices\x18\x03 \x03(\x0b\x32\x1d.whalepod.v1.JobAnswer.Choice\x12!\n\x05usage\x18\x04 \x01(\x0b\x32\x12.whalepod.v1.Usage\x12\x12\n\nerror_code\x18\x05 \x01(\t\x12\x15\n\rerror_message\x18\x06 \x01(\t\x12\x12\n\nrequest_id\x18\x07 \x01(\t\x12\x36\n\x07started\x18\x08 \x01(\x0b\x32%.whalepod.v1.GenerateResponse.Started\x1a\xb5\x01\n\x06\x43hoice\x12\x15\n\ttoken_ids\x18\x01 \x03(\rB\x02\x10\x01\x12\x11\n\treasoning\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x30\n\rfinish_reason\x18\x04 \x01(\x0e\x32\x19.whalepod.v1.FinishReason\x12\x1b\n\x0freasoning_bytes\x18\x05 \x03(\rB\x02\x10\x01\x12\x16\n\ntext_bytes\x18\x06 \x03(\rB\x02\x10\x01\x12\x0c\n\x04stop\x18\x07 \x01(\t\"\xa9\x02\n\x10SubmitJobRequest\x12\x30\n\x08generate\x18\x01 \x01(\x0b\x32\x1c.whalepod.v1.GenerateRequestH\x00\x12\x0f\n\x05jsonl\x18\x02 \x01(\x0cH\x00\x12\x17\n\x0fidempotency_key\x18\x03 \x01(\t\x12\x15\n\x08priority\x18\x04 \x01(\x05H\x01\x88\x01\x01\x12\x1d\n\x15\x65xpires_after_seconds\x18\x05 \x01(\r\x12=\n\x08metadata\x18\x06 \x03(\x0b\x32+.whalepod.v1.SubmitJobRequest.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x06\n\x04workB\x0b\n\t_priority\"g\n\x15SubmitLargeJobRequest\x12*\n\x03job\x18\x01 \x01(\x0b\x32\x1d.whalepod.v1.SubmitJobRequest\x12\x13\n\x0bjsonl_bytes\x18\x02 \x01(\x04\x12\r\n\x05jsonl\x18\x03 \x01(\x0c\"2\n\x11SubmitJobResponse\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.whalepod.v1.Job\"\x1b\n\rGetJobRequest\x12\n\n\x02id\x18\x01 \x01(\t\"/\n\x0eGetJobResponse\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.whalepod.v1.Job\"8\n\x0fListJobsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"K\n\x10ListJobsResponse\x12\x1e\n\x04jobs\x18\x01 \x03(\x0b\x32\x10.whalepod.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"+\n\x0fWatchJobRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04\x66rom\x18\x02 \x01(\r\"V\n\x10WatchJobResponse\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.whalepod.v1.Job\x12#\n\x05items\x18\x02 \x03(\x0b\x32\x14.whalepod.v1.JobItem\"D\n\x13WatchJobItemRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05index\x18\x02 \x01(\r\x12\x12\n\nfrom_token\x18\x03 \x01(\r\"I\n\x14GetJobResultsRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"U\n\x15GetJobResultsResponse\x12#\n\x05items\x18\x01 \x03(\x0b\x32\x14.whalepod.v1.JobItem\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1e\n\x10\x43\x61ncelJobRequest\x12\n\n\x02id\x18\x01 \x01(\t\"2\n\x11\x43\x61ncelJobResponse\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.whalepod.v1.Job*\x9b\x01\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10JOB_STATE_QUEUED\x10\x01\x12\x15\n\x11JOB_STATE_RUNNING\x10\x02\x12\x17\n\x13JOB_STATE_COMPLETED\x10\x03\x12\x17\n\x13JOB_STATE_CANCELLED\x10\x04\x12\x15\n\x11JOB_STATE_EXPIRED\x10\x05*\xbd\x01\n\x0cJobItemState\x12\x1e\n\x1aJOB_ITEM_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16JOB_ITEM_STATE_PENDING\x10\x01\x12\x1c\n\x18JOB_ITEM_STATE_SUCCEEDED\x10\x02\x12\x19\n\x15JOB_ITEM_STATE_FAILED\x10\x03\x12\x1c\n\x18JOB_ITEM_STATE_CANCELLED\x10\x04\x12\x1a\n\x16JOB_ITEM_STATE_EXPIRED\x10\x05\x32\xfe\x04\n\nJobService\x12J\n\tSubmitJob\x12\x1d.whalepod.v1.SubmitJobRequest\x1a\x1e.whalepod.v1.SubmitJobResponse\x12V\n\x0eSubmitLargeJob\x12\".whalepod.v1.SubmitLargeJobRequest\x1a\x1e.whalepod.v1.SubmitJobResponse(\x01\x12\x41\n\x06GetJob\x12\x1a.whalepod.v1.GetJobRequest\x1a\x1b.whalepod.v1.GetJobResponse\x12G\n\x08ListJobs\x12\x1c.whalepod.v1.ListJobsRequest\x1a\x1d.whalepod.v1.ListJobsResponse\x12I\n\x08WatchJob\x12\x1c.whalepod.v1.WatchJobRequest\x1a\x1d.whalepod.v1.WatchJobResponse0\x01\x12Q\n\x0cWatchJobItem\x12 .whalepod.v1.WatchJobItemRequest\x1a\x1d.whalepod.v1.GenerateResponse0\x01\x12V\n\rGetJobResults\x12!.whalepod.v1.GetJobResultsRequest\x1a\".whalepod.v1.GetJobResultsResponse\x12J\n\tCancelJob\x12\x1d.whalepod.v1.CancelJobRequest\x1a\x1e.whalepod.v1.CancelJobResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16whalepod/v1/jobs.proto\x12\x0bwhalepod.v1\x1a\x1bwhalepod/v1/inference.proto\"\x87\x03\n\x03Job\x12\n\n\x02id\x18\x01 \x01(\t\x12$\n\x05state\x18\x02 \x01(\x0e\x32\x15.whalepod.v1.JobState\x12\x17\n\x0fidempotency_key\x18\x03 \x01(\t\x12\x10\n\x08priority\x18\x04 \x01(\x05\x12\x10\n\x08\x65ndpoint\x18\x05 \x01(\t\x12\x30\n\x08metadata\x18\x06 \x03(\x0b\x32\x1e.whalepod.v1.Job.MetadataEntry\x12\x15\n\rinput_file_id\x18\x07 \x01(\t\x12\x12\n\ncreated_ms\x18\x08 \x01(\x03\x12\x12\n\nstarted_ms\x18\t \x01(\x03\x12\x10\n\x08\x65nded_ms\x18\n \x01(\x03\x12\x12\n\nexpires_ms\x18\x0b \x01(\x03\x12&\n\x06\x63ounts\x18\x0c \x01(\x0b\x32\x16.whalepod.v1.JobCounts\x12!\n\x05usage\x18\r \x01(\x0b\x32\x12.whalepod.v1.Usage\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"a\n\tJobCounts\x12\r\n\x05total\x18\x01 \x01(\r\x12\x11\n\tsucceeded\x18\x02 \x01(\r\x12\x0e\n\x06\x66\x61iled\x18\x03 \x01(\r\x12\x11\n\tcancelled\x18\x04 \x01(\r\x12\x0f\n\x07\x65xpired\x18\x05 \x01(\r\"\x9a\x01\n\x07JobItem\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04line\x18\x02 \x01(\r\x12\x11\n\tcustom_id\x18\x03 \x01(\t\x12(\n\x05state\x18\x04 \x01(\x0e\x32\x19.whalepod.v1.JobItemState\x12\r\n\x05\x65nded\x18\x05 \x01(\r\x12&\n\x06\x61nswer\x18\x06 \x01(\x0b\x32\x16.whalepod.v1.JobAnswer\"\xb0\x03\n\tJobAnswer\x12\x13\n\x0bstatus_code\x18\x01 \x01(\r\x12\x0c\n\x04\x62ody\x18\x02 \x01(\t\x12.\n\x07\x63hoices\x18\x03 \x03(\x0b\x32\x1d.whalepod.v1.JobAnswer.Choice\x12!\n\x05usage\x18\x04 \x01(\x0b\x32\x12.whalepod.v1.Usage\x12\x12\n\nerror_code\x18\x05 \x01(\t\x12\x15\n\rerror_message\x18\x06 \x01(\t\x12\x12\n\nrequest_id\x18\x07 \x01(\t\x12\x36\n\x07started\x18\x08 \x01(\x0b\x32%.whalepod.v1.GenerateResponse.Started\x1a\xb5\x01\n\x06\x43hoice\x12\x15\n\ttoken_ids\x18\x01 \x03(\rB\x02\x10\x01\x12\x11\n\treasoning\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x30\n\rfinish_reason\x18\x04 \x01(\x0e\x32\x19.whalepod.v1.FinishReason\x12\x1b\n\x0freasoning_bytes\x18\x05 \x03(\rB\x02\x10\x01\x12\x16\n\ntext_bytes\x18\x06 \x03(\rB\x02\x10\x01\x12\x0c\n\x04stop\x18\x07 \x01(\t\"\xa9\x02\n\x10SubmitJobRequest\x12\x30\n\x08generate\x18\x01 \x01(\x0b\x32\x1c.whalepod.v1.GenerateRequestH\x00\x12\x0f\n\x05jsonl\x18\x02 \x01(\x0cH\x00\x12\x17\n\x0fidempotency_key\x18\x03 \x01(\t\x12\x15\n\x08priority\x18\x04 \x01(\x05H\x01\x88\x01\x01\x12\x1d\n\x15\x65xpires_after_seconds\x18\x05 \x01(\r\x12=\n\x08metadata\x18\x06 \x03(\x0b\x32+.whalepod.v1.SubmitJobRequest.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x06\n\x04workB\x0b\n\t_priority\"u\n\x15SubmitLargeJobRequest\x12*\n\x03job\x18\x01 \x01(\x0b\x32\x1d.whalepod.v1.SubmitJobRequest\x12\x13\n\x0bjsonl_bytes\x18\x02 \x01(\x04\x12\r\n\x05jsonl\x18\x03 \x01(\x0c\x12\x0c\n\x04last\x18\x04 \x01(\x08\"2\n\x11SubmitJobResponse\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.whalepod.v1.Job\"\x1b\n\rGetJobRequest\x12\n\n\x02id\x18\x01 \x01(\t\"/\n\x0eGetJobResponse\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.whalepod.v1.Job\"8\n\x0fListJobsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"K\n\x10ListJobsResponse\x12\x1e\n\x04jobs\x18\x01 \x03(\x0b\x32\x10.whalepod.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"+\n\x0fWatchJobRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04\x66rom\x18\x02 \x01(\r\"V\n\x10WatchJobResponse\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.whalepod.v1.Job\x12#\n\x05items\x18\x02 \x03(\x0b\x32\x14.whalepod.v1.JobItem\"D\n\x13WatchJobItemRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05index\x18\x02 \x01(\r\x12\x12\n\nfrom_token\x18\x03 \x01(\r\"I\n\x14GetJobResultsRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"U\n\x15GetJobResultsResponse\x12#\n\x05items\x18\x01 \x03(\x0b\x32\x14.whalepod.v1.JobItem\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1e\n\x10\x43\x61ncelJobRequest\x12\n\n\x02id\x18\x01 \x01(\t\"2\n\x11\x43\x61ncelJobResponse\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.whalepod.v1.Job*\x9b\x01\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10JOB_STATE_QUEUED\x10\x01\x12\x15\n\x11JOB_STATE_RUNNING\x10\x02\x12\x17\n\x13JOB_STATE_COMPLETED\x10\x03\x12\x17\n\x13JOB_STATE_CANCELLED\x10\x04\x12\x15\n\x11JOB_STATE_EXPIRED\x10\x05*\xbd\x01\n\x0cJobItemState\x12\x1e\n\x1aJOB_ITEM_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16JOB_ITEM_STATE_PENDING\x10\x01\x12\x1c\n\x18JOB_ITEM_STATE_SUCCEEDED\x10\x02\x12\x19\n\x15JOB_ITEM_STATE_FAILED\x10\x03\x12\x1c\n\x18JOB_ITEM_STATE_CANCELLED\x10\x04\x12\x1a\n\x16JOB_ITEM_STATE_EXPIRED\x10\x05\x32\xfe\x04\n\nJobService\x12J\n\tSubmitJob\x12\x1d.whalepod.v1.SubmitJobRequest\x1a\x1e.whalepod.v1.SubmitJobResponse\x12V\n\x0eSubmitLargeJob\x12\".whalepod.v1.SubmitLargeJobRequest\x1a\x1e.whalepod.v1.SubmitJobResponse(\x01\x12\x41\n\x06GetJob\x12\x1a.whalepod.v1.GetJobRequest\x1a\x1b.whalepod.v1.GetJobResponse\x12G\n\x08ListJobs\x12\x1c.whalepod.v1.ListJobsRequest\x1a\x1d.whalepod.v1.ListJobsResponse\x12I\n\x08WatchJob\x12\x1c.whalepod.v1.WatchJobRequest\x1a\x1d.whalepod.v1.WatchJobResponse0\x01\x12Q\n\x0cWatchJobItem\x12 .whalepod.v1.WatchJobItemRequest\x1a\x1d.whalepod.v1.GenerateResponse0\x01\x12V\n\rGetJobResults\x12!.whalepod.v1.GetJobResultsRequest\x1a\".whalepod.v1.GetJobResultsResponse\x12J\n\tCancelJob\x12\x1d.whalepod.v1.CancelJobRequest\x1a\x1e.whalepod.v1.CancelJobResponseb\x06proto3')
 
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, globals())
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'whalepod.v1.jobs_pb2', globals())
@@ -31,10 +31,10 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _JOBANSWER_CHOICE.fields_by_name['text_bytes']._serialized_options = b'\020\001'
   _SUBMITJOBREQUEST_METADATAENTRY._options = None
   _SUBMITJOBREQUEST_METADATAENTRY._serialized_options = b'8\001'
-  _JOBSTATE._serialized_start=2273
-  _JOBSTATE._serialized_end=2428
-  _JOBITEMSTATE._serialized_start=2431
-  _JOBITEMSTATE._serialized_end=2620
+  _JOBSTATE._serialized_start=2287
+  _JOBSTATE._serialized_end=2442
+  _JOBITEMSTATE._serialized_start=2445
+  _JOBITEMSTATE._serialized_end=2634
   _JOB._serialized_start=69
   _JOB._serialized_end=460
   _JOB_METADATAENTRY._serialized_start=413
@@ -52,31 +52,31 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _SUBMITJOBREQUEST_METADATAENTRY._serialized_start=413
   _SUBMITJOBREQUEST_METADATAENTRY._serialized_end=460
   _SUBMITLARGEJOBREQUEST._serialized_start=1453
-  _SUBMITLARGEJOBREQUEST._serialized_end=1556
-  _SUBMITJOBRESPONSE._serialized_start=1558
-  _SUBMITJOBRESPONSE._serialized_end=1608
-  _GETJOBREQUEST._serialized_start=1610
-  _GETJOBREQUEST._serialized_end=1637
-  _GETJOBRESPONSE._serialized_start=1639
-  _GETJOBRESPONSE._serialized_end=1686
-  _LISTJOBSREQUEST._serialized_start=1688
-  _LISTJOBSREQUEST._serialized_end=1744
-  _LISTJOBSRESPONSE._serialized_start=1746
-  _LISTJOBSRESPONSE._serialized_end=1821
-  _WATCHJOBREQUEST._serialized_start=1823
-  _WATCHJOBREQUEST._serialized_end=1866
-  _WATCHJOBRESPONSE._serialized_start=1868
-  _WATCHJOBRESPONSE._serialized_end=1954
-  _WATCHJOBITEMREQUEST._serialized_start=1956
-  _WATCHJOBITEMREQUEST._serialized_end=2024
-  _GETJOBRESULTSREQUEST._serialized_start=2026
-  _GETJOBRESULTSREQUEST._serialized_end=2099
-  _GETJOBRESULTSRESPONSE._serialized_start=2101
-  _GETJOBRESULTSRESPONSE._serialized_end=2186
-  _CANCELJOBREQUEST._serialized_start=2188
-  _CANCELJOBREQUEST._serialized_end=2218
-  _CANCELJOBRESPONSE._serialized_start=2220
-  _CANCELJOBRESPONSE._serialized_end=2270
-  _JOBSERVICE._serialized_start=2623
-  _JOBSERVICE._serialized_end=3261
+  _SUBMITLARGEJOBREQUEST._serialized_end=1570
+  _SUBMITJOBRESPONSE._serialized_start=1572
+  _SUBMITJOBRESPONSE._serialized_end=1622
+  _GETJOBREQUEST._serialized_start=1624
+  _GETJOBREQUEST._serialized_end=1651
+  _GETJOBRESPONSE._serialized_start=1653
+  _GETJOBRESPONSE._serialized_end=1700
+  _LISTJOBSREQUEST._serialized_start=1702
+  _LISTJOBSREQUEST._serialized_end=1758
+  _LISTJOBSRESPONSE._serialized_start=1760
+  _LISTJOBSRESPONSE._serialized_end=1835
+  _WATCHJOBREQUEST._serialized_start=1837
+  _WATCHJOBREQUEST._serialized_end=1880
+  _WATCHJOBRESPONSE._serialized_start=1882
+  _WATCHJOBRESPONSE._serialized_end=1968
+  _WATCHJOBITEMREQUEST._serialized_start=1970
+  _WATCHJOBITEMREQUEST._serialized_end=2038
+  _GETJOBRESULTSREQUEST._serialized_start=2040
+  _GETJOBRESULTSREQUEST._serialized_end=2113
+  _GETJOBRESULTSRESPONSE._serialized_start=2115
+  _GETJOBRESULTSRESPONSE._serialized_end=2200
+  _CANCELJOBREQUEST._serialized_start=2202
+  _CANCELJOBREQUEST._serialized_end=2232
+  _CANCELJOBRESPONSE._serialized_start=2234
+  _CANCELJOBRESPONSE._serialized_end=2284
+  _JOBSERVICE._serialized_start=2637
+  _JOBSERVICE._serialized_end=3275
 # @@protoc_insertion_point(module_scope)
