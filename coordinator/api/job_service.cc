@@ -140,8 +140,8 @@ grpc::ServerUnaryReactor* JobService::Later(grpc::CallbackServerContext* context
 grpc::ServerUnaryReactor* JobService::SubmitJob(grpc::CallbackServerContext* context,
                                                 const v1::SubmitJobRequest* request,
                                                 v1::SubmitJobResponse* response) {
-  return Later(context, [this, request, response](JobStore&, const std::string& tenant) {
-    ASSIGN_OR_RETURN(*response->mutable_job(), jobs_.Submit(tenant, *request));
+  return Later(context, [jobs = &jobs_, request, response](JobStore&, const std::string& tenant) {
+    ASSIGN_OR_RETURN(*response->mutable_job(), jobs->Submit(tenant, *request));
     return absl::OkStatus();
   });
 }
