@@ -29,8 +29,13 @@ using Json = nlohmann::ordered_json;
 constexpr char kFiles[] = "/v1/files", kBatches[] = "/v1/batches";
 constexpr char kOutput[] = "file-out-", kErrors[] = "file-err-";
 constexpr size_t kMostFilename = 256;
-constexpr int64_t kPieceBytes = 2 << 20;  // of a file that is sent in pieces
 constexpr uint32_t kBatchPage = 20, kMostBatchPage = 100, kFilePage = 10'000;
+
+bool IsPostTo(absl::string_view root, absl::string_view method, absl::string_view path) {
+  while (absl::ConsumeSuffix(&path, "/")) {
+  }
+  return method == "POST" && path == root;
+}
 
 BatchReply Reply(const Json& json) { return {.body = CompactJson(json)}; }
 
@@ -232,11 +237,11 @@ absl::StatusOr<BatchReply> ContentOf(const Call& call, const std::string& id) {
     return reply;
   }
   ASSIGN_OR_RETURN(const JobFile file, call.store.GetFile(call.tenant, id));
-  ASSIGN_OR_RETURN(reply.body, call.store.ReadFile(call.tenant, id, 0, kPieceBytes));
-  if (file.bytes <= kPieceBytes) return reply;
+  ASSIGN_OR_RETURN(reply.body, call.store.ReadFile(call.tenant, id, 0, kFilePart));
+  if (file.bytes <= kFilePart) return reply;
   reply.bytes = file.bytes;
-  reply.more = [store = &call.store, tenant = call.tenant, id, at = kPieceBytes]() mutable {
-    return store->ReadFile(tenant, id, std::exchange(at, at + kPieceBytes), kPieceBytes);
+  reply.more = [store = &call.store, tenant = call.tenant, id, at = kFilePart]() mutable {
+    return store->ReadFile(tenant, id, std::exchange(at, at + kFilePart), kFilePart);
   };
   return reply;
 }
@@ -423,14 +428,11 @@ bool IsBatchPath(absl::string_view path) {
 }
 
 bool MakesBatch(const BatchCall& call) {
-  return call.method == "POST" && absl::StartsWith(call.target, kBatches) &&
-         !absl::StrContains(call.target, "/cancel");
+  return IsPostTo(kBatches, call.method, call.target.substr(0, call.target.find('?')));
 }
 
 bool IsFileUpload(absl::string_view method, absl::string_view path) {
-  while (absl::ConsumeSuffix(&path, "/")) {
-  }
-  return method == "POST" && path == kFiles;
+  return IsPostTo(kFiles, method, path);
 }
 
 absl::StatusOr<BatchReply> AnswerBatch(JobApi& jobs, const std::string& tenant,

@@ -44,6 +44,7 @@ void HttpSession::OnHeader(beast::error_code error) {
   const bool file = jobs_ != nullptr &&
                     IsFileUpload(View(request.method_string()), target.substr(0, target.find('?')));
   most_body_ = file ? kMostForm : kMostBody;
+  if (file) route_ = kBatchesRoute;
   const uint64_t length = parser_->content_length().value_or(0);
   if (length > most_body_) return OnRead(http::error::body_limit);
   parser_->body_limit(most_body_);
@@ -108,8 +109,7 @@ void HttpSession::OnSome(beast::error_code error) {
 
 void HttpSession::OnRead(beast::error_code error) {
   if (error == http::error::body_limit) {
-    request_ = parser_->release();
-    request_.keep_alive(false);
+    BreakOff();
     return ReplyBad(413, absl::StrCat("the body is larger than ", most_body_, " bytes"));
   }
   if (error && error.category() == http::make_error_code(http::error::bad_method).category() &&
@@ -125,11 +125,16 @@ void HttpSession::OnRead(beast::error_code error) {
   Route();
 }
 
-void HttpSession::Refuse(const absl::Status& status) {
+void HttpSession::BreakOff() {
   request_ = parser_->release();
   request_.keep_alive(false);
-  route_ = "batches";
-  linger_ = options_.upload_pause;
+  request_.body() = std::string();
+  upload_.clear();
+  if (most_body_ == kMostForm) linger_ = options_.upload_pause;  // as long as it may still send
+}
+
+void HttpSession::Refuse(const absl::Status& status) {
+  BreakOff();
   ReplyError(status);
 }
 

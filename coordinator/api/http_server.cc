@@ -96,8 +96,9 @@ class BeastServer final : public HttpServer {
     boost::system::error_code ignored;
     socket.set_option(tcp::no_delay(true), ignored);
     ++*open_;
+    const std::shared_ptr<const void> place(open_.get(), [open = open_](const void*) { --*open; });
     const auto session =
-        std::make_shared<HttpSession>(std::move(socket), options_, frontend_, jobs_, open_);
+        std::make_shared<HttpSession>(std::move(socket), options_, frontend_, jobs_, place);
     {
       std::lock_guard lock(mu_);
       std::erase_if(sessions_, [](const auto& weak) { return weak.expired(); });

@@ -41,14 +41,12 @@ nlohmann::ordered_json ModelObject(const ServedModel& model) {
 }  // namespace
 
 HttpSession::HttpSession(asio::ip::tcp::socket socket, const HttpServer::Options& options,
-                         Frontend* frontend, JobApi* jobs, std::shared_ptr<std::atomic<int>> open)
-    : stream_(std::move(socket)),
+                         Frontend* frontend, JobApi* jobs, std::shared_ptr<const void> place)
+    : place_(std::move(place)),
+      stream_(std::move(socket)),
       options_(options),
       frontend_(frontend),
-      jobs_(jobs),
-      open_(std::move(open)) {}
-
-HttpSession::~HttpSession() { --*open_; }
+      jobs_(jobs) {}
 
 absl::Span<const HttpSession::Endpoint> HttpSession::Endpoints() {
   static constexpr Endpoint kEndpoints[] = {
@@ -79,7 +77,7 @@ void HttpSession::Route() {
   const bool batches = jobs_ != nullptr && IsBatchPath(path);
   route_ = known != endpoints.end() ? known->path
            : one_model              ? "/v1/models/{id}"
-           : batches                ? "batches"
+           : batches                ? kBatchesRoute
                                     : "other";
   if (known != endpoints.end() && !(known->method == Method::kGet ? get : post)) {
     return ReplyBad(405,
@@ -147,16 +145,20 @@ void HttpSession::Batches(const std::string& target) {
   call.body = std::move(request_.body());
   call.chunks = request_.version() >= 11;
   const bool takes_long = call.body.size() > kMostBody || MakesBatch(call);
-  auto work = [self = shared_from_this(), call = std::move(call), upload = std::move(upload_)] {
+  auto work = [self = shared_from_this(), call = std::move(call),
+               upload = std::move(upload_)]() mutable {
     if (self->closed_) return;  // shut down in the meantime
-    asio::post(self->executor(),
-               [self, reply = AnswerBatch(*self->jobs_, self->caller_, call)]() mutable {
-                 if (!reply.ok()) return self->ReplyError(reply.status());
-                 if (reply->more != nullptr) {
-                   return std::make_shared<Download>(self, *std::move(reply))->Begin();
-                 }
-                 self->Reply(reply->status, std::move(reply->body), 0, reply->content_type);
-               });
+    auto answer = AnswerBatch(*self->jobs_, self->caller_, call);
+    // Given back before the client learns the end, and may send the next one.
+    call.body = std::string();
+    upload.clear();
+    asio::post(self->executor(), [self, reply = std::move(answer)]() mutable {
+      if (!reply.ok()) return self->ReplyError(reply.status());
+      if (reply->more != nullptr) {
+        return std::make_shared<Download>(self, *std::move(reply))->Begin();
+      }
+      self->Reply(reply->status, std::move(reply->body), 0, reply->content_type);
+    });
   };
   const absl::Status queued =
       takes_long ? jobs_->RunLong(std::move(work)) : jobs_->Run(std::move(work));

@@ -23,10 +23,9 @@ namespace whalepod {
 // Everything runs on the connection's strand. Lives as long as an operation of it is under way.
 class HttpSession : public std::enable_shared_from_this<HttpSession> {
  public:
-  // jobs: null for none. `open` counts sessions; counted down at the end.
+  // jobs: null for none. `place`: held until all else of the session is gone.
   HttpSession(boost::asio::ip::tcp::socket socket, const HttpServer::Options& options,
-              Frontend* frontend, JobApi* jobs, std::shared_ptr<std::atomic<int>> open);
-  ~HttpSession();
+              Frontend* frontend, JobApi* jobs, std::shared_ptr<const void> place);
 
   // Reads the next request. Call on the strand.
   void Read();
@@ -41,6 +40,8 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
   static constexpr std::chrono::seconds kLinger{2};
   // Read and not yet parsed; more than a header, or a chunk's, may have.
   static constexpr size_t kMostBuffer = 256 << 10;
+
+  static constexpr absl::string_view kBatchesRoute = "batches";
 
   class Completion;  // an answer that is generated
   class Download;    // a file that is read piece by piece
@@ -99,6 +100,8 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
   void ReplyError(const absl::Status& status);
   // The same to an upload whose body is not read.
   void Refuse(const absl::Status& status);
+  // Lets go of what has come of a request that is not read to its end.
+  void BreakOff();
   // For what only HTTP knows: the request is wrong, and the status is not its code's.
   void ReplyBad(int status, const std::string& message);
   // The answer is written.
@@ -106,11 +109,11 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
   // Reads what the client still sends, until it closes or its time is over.
   void Drain();
 
+  const std::shared_ptr<const void> place_;
   boost::beast::tcp_stream stream_;
   const HttpServer::Options options_;
   Frontend* const frontend_;
   JobApi* const jobs_;
-  const std::shared_ptr<std::atomic<int>> open_;
   boost::beast::flat_buffer buffer_{kMostBuffer};
   std::optional<boost::beast::http::request_parser<boost::beast::http::string_body>> parser_;
   size_t most_body_ = 0;  // bytes that this request may have

@@ -41,13 +41,19 @@ void JobSubmission::Read() {
 void JobSubmission::OnReadDone(bool ok) {
   alarm_.reset();
   if (!ok) {  // the client has left, or forgotten it
-    return Finish(ToGrpcStatus(BadField("last", "MISSING", "not set", "set in the last message")));
+    return End(BadField("last", "MISSING", "not set", "set in the last message"));
   }
   const bool last = message_.last();
   absl::Status status = Take();
   if (status.ok() && last) status = Submit();  // after which this may be gone
-  if (!status.ok()) return Finish(ToGrpcStatus(status));
+  if (!status.ok()) return End(status);
   if (!last) Read();
+}
+
+void JobSubmission::End(const absl::Status& status) {
+  request_.Clear();
+  share_.reset();
+  Finish(ToGrpcStatus(status));
 }
 
 void JobSubmission::OnDone() {
@@ -55,7 +61,6 @@ void JobSubmission::OnDone() {
     std::lock_guard lock(mu_);
     done_ = true;
   }
-  share_.reset();
   const std::shared_ptr<JobSubmission> last = std::move(self_);
 }
 
@@ -97,10 +102,10 @@ absl::Status JobSubmission::Submit() {
                     absl::StrCat("jsonl_bytes, which is ", bytes_));
   }
   return jobs_.RunLong([this] {
-    if (context_->IsCancelled()) return Finish(grpc::Status::CANCELLED);
+    if (context_->IsCancelled()) return End(absl::CancelledError("the client has left"));
     absl::StatusOr<v1::Job> job = jobs_.Submit(tenant_, request_);
     if (job.ok()) *response_->mutable_job() = *std::move(job);
-    Finish(ToGrpcStatus(job.status()));
+    End(job.status());
   });
 }
 

@@ -37,6 +37,8 @@ class JobSubmission final : public grpc::ServerReadReactor<v1::SubmitLargeJobReq
   // Takes in what has been read.
   absl::Status Take();
   absl::Status TakeFirst();
+  // Gives back what it took before its client learns the end, and may send the next one.
+  void End(const absl::Status& status);
   // All has come: stores the job.
   absl::Status Submit();
 

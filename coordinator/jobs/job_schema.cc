@@ -33,8 +33,12 @@ CREATE INDEX files_tenant ON files(tenant, seq);
 )";
 
 // Came later: files of before get it when they are opened.
-constexpr char kEndedIndex[] =
-    "CREATE INDEX IF NOT EXISTS jobs_ended ON jobs(ended_ms) WHERE ended_ms>0";
+constexpr const char* kLater[] = {
+    "CREATE INDEX IF NOT EXISTS jobs_ended ON jobs(ended_ms) WHERE ended_ms>0",
+    // A file's content is in parts, so that one of them is read without the others; that of files
+    // of before is in `files`.
+    "CREATE TABLE IF NOT EXISTS file_parts(file INTEGER NOT NULL, n INTEGER NOT NULL, "
+    "content BLOB NOT NULL, PRIMARY KEY(file, n))"};
 
 constexpr StoreFormat kFormat = {
     .name = "job store",
@@ -48,8 +52,10 @@ constexpr StoreFormat kFormat = {
 absl::StatusOr<std::unique_ptr<JobStore>> JobStore::Open(const Options& options) {
   std::unique_ptr<JobStore> store(new JobStore(options));
   ASSIGN_OR_RETURN(store->database_, OpenStore(options.path, kFormat, options.most_pages));
-  RETURN_IF_ERROR(
-      store->database_->Transaction([&] { return store->database_->Prepare(kEndedIndex).Run(); }));
+  RETURN_IF_ERROR(store->database_->Transaction([&]() -> absl::Status {
+    for (const char* later : kLater) RETURN_IF_ERROR(store->database_->Prepare(later).Run());
+    return absl::OkStatus();
+  }));
   return store;
 }
 

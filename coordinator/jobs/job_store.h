@@ -61,6 +61,9 @@ struct EndedItem {
   v1::JobAnswer answer;  // status code 200: it succeeded
 };
 
+// Bytes of a file that lie, and are read, together.
+inline constexpr int64_t kFilePart = 2 << 20;
+
 struct JobFile {
   std::string id, name, purpose;
   int64_t created_ms = 0, bytes = 0;
@@ -123,7 +126,7 @@ class JobStore {
   absl::StatusOr<JobFile> AddFile(const std::string& tenant, const std::string& name,
                                   const std::string& purpose, absl::string_view content);
   absl::StatusOr<JobFile> GetFile(const std::string& tenant, const std::string& id);
-  // `most` bytes of its content from `from` on, fewer at its end.
+  // `most` bytes of its content, fewer at its end, from `from` on: a multiple of kFilePart.
   absl::StatusOr<std::string> ReadFile(const std::string& tenant, const std::string& id,
                                        int64_t from, int64_t most);
   // The newest first.

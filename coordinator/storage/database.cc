@@ -106,21 +106,6 @@ absl::Status Database::Transaction(const std::function<absl::Status()>& work) {
   return status;
 }
 
-absl::StatusOr<std::string> Database::ReadBlob(const char* table, const char* column, int64_t row,
-                                               int64_t from, int64_t most) {
-  sqlite3_blob* opened = nullptr;
-  const int error = sqlite3_blob_open(handle_, "main", table, column, row, /*flags=*/0, &opened);
-  const std::unique_ptr<sqlite3_blob, decltype(&sqlite3_blob_close)> blob(opened,
-                                                                          &sqlite3_blob_close);
-  RETURN_IF_ERROR(ToStatus(error));
-  const int64_t left = std::max<int64_t>(0, sqlite3_blob_bytes(opened) - from);
-  if (left == 0) return "";
-  std::string bytes(static_cast<size_t>(std::min(left, most)), '\0');
-  RETURN_IF_ERROR(ToStatus(sqlite3_blob_read(opened, bytes.data(), static_cast<int>(bytes.size()),
-                                             static_cast<int>(from))));
-  return bytes;
-}
-
 Database::Query::~Query() {
   if (statement_ == nullptr) return;
   sqlite3_reset(statement_);

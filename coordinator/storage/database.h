@@ -66,9 +66,6 @@ class Database {
   absl::Status Execute(const char* sql);
   // `work` in one transaction: on disk when this is OK, and not there at all otherwise.
   absl::Status Transaction(const std::function<absl::Status()>& work);
-  // Of the blob in a row: `most` bytes from `from` on, fewer at its end. The rest is not read.
-  absl::StatusOr<std::string> ReadBlob(const char* table, const char* column, int64_t row,
-                                       int64_t from, int64_t most);
   int64_t changes() const { return sqlite3_changes64(handle_); }
   int64_t last_row() const { return sqlite3_last_insert_rowid(handle_); }
 

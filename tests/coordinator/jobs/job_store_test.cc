@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <unistd.h>
 
+#include <filesystem>
 #include <fstream>
 
 #include "absl/strings/str_cat.h"
@@ -256,9 +257,8 @@ TEST_F(JobStoreTest, Files) {
   const auto file = store().AddFile("alice", "in.jsonl", "batch", std::string("a\0b", 3));
   ASSERT_TRUE(file.ok());
   EXPECT_EQ(store().ReadFile("alice", file->id, 0, 9).value(), std::string("a\0b", 3));
-  EXPECT_EQ(store().ReadFile("alice", file->id, 1, 1).value(), std::string("\0", 1));
-  EXPECT_EQ(store().ReadFile("alice", file->id, 3, 9).value(), "");
-  EXPECT_EQ(store().ReadFile("alice", file->id, 7, 9).value(), "");
+  EXPECT_EQ(store().ReadFile("alice", file->id, 0, 2).value(), std::string("a\0", 2));
+  EXPECT_EQ(store().ReadFile("alice", file->id, kFilePart, 9).value(), "");
   EXPECT_EQ(store().GetFile("alice", file->id)->name, "in.jsonl");
   EXPECT_EQ(store().ListFiles("alice")->size(), 1u);
   EXPECT_EQ(store().ListFiles("bob")->size(), 0u);
@@ -266,6 +266,52 @@ TEST_F(JobStoreTest, Files) {
   EXPECT_TRUE(absl::IsNotFound(store().DeleteFile("bob", file->id)));
   EXPECT_TRUE(store().DeleteFile("alice", file->id).ok());
   EXPECT_TRUE(absl::IsNotFound(store().DeleteFile("alice", file->id)));
+}
+
+TEST_F(JobStoreTest, AFileIsReadPartByPart) {
+  std::string content(2 * kFilePart + 3, 'x');
+  content[kFilePart - 1] = 'a';
+  content[kFilePart] = 'b';
+  const auto other = store().AddFile("alice", "b", "batch", "other");
+  const auto file = store().AddFile("alice", "a", "batch", content);
+  ASSERT_TRUE(file.ok()) << file.status();
+  ASSERT_TRUE(test_.Open().ok());
+  const auto read = [&](int64_t from, int64_t most) {
+    return store().ReadFile("alice", file->id, from, most).value();
+  };
+  EXPECT_TRUE(read(0, 1 << 30) == content);
+  EXPECT_TRUE(read(kFilePart, kFilePart) == content.substr(kFilePart, kFilePart));
+  EXPECT_EQ(read(kFilePart, 2), "bx");
+  EXPECT_EQ(read(2 * kFilePart, kFilePart), "xxx");
+  EXPECT_EQ(read(4 * kFilePart, kFilePart), "");
+  EXPECT_TRUE(store().DeleteFile("alice", file->id).ok());
+  EXPECT_EQ(store().ReadFile("alice", other->id, 0, 9).value(), "other");
+  // Its pages are free, and the next one has them.
+  ASSERT_TRUE(store().AddFile("alice", "a", "batch", content).ok());
+  EXPECT_LT(std::filesystem::file_size(test_.path()), 2u * content.size());
+  ASSERT_TRUE(test_.Open(/*most_pages=*/2000).ok());
+  EXPECT_TRUE(absl::IsResourceExhausted(
+      store().AddFile("alice", "c", "batch", content + content).status()));
+  EXPECT_EQ(store().ListFiles("alice")->size(), 2u);
+}
+
+// Stores of before have a file's content in one piece.
+TEST_F(JobStoreTest, AFileOfBefore) {
+  test_.store.reset();
+  {
+    auto database = Database::Open("job store", test_.path());
+    ASSERT_TRUE(database.ok()) << database.status();
+    ASSERT_TRUE((*database)
+                    ->Execute("DROP TABLE file_parts; INSERT INTO files(id, tenant, name, purpose, "
+                              "created_ms, bytes, content) VALUES('f', '', 'n', 'batch', 1, 3, "
+                              "x'616263')")
+                    .ok());
+  }
+  ASSERT_TRUE(test_.Open().ok());
+  EXPECT_EQ(store().ReadFile("", "f", 0, 9).value(), "abc");
+  EXPECT_EQ(store().ReadFile("", "f", 0, 2).value(), "ab");
+  EXPECT_EQ(store().ReadFile("", "f", kFilePart, 9).value(), "");
+  EXPECT_TRUE(store().DeleteFile("", "f").ok());
 }
 
 // What is on disk is as before, and the store goes on when there is room again.
