@@ -1,6 +1,5 @@
 // How HttpSession reads a request: its header first, and a large body only if it may come.
 #include <algorithm>
-#include <boost/asio/post.hpp>
 #include <chrono>
 #include <limits>
 #include <utility>

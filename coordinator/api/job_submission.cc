@@ -104,8 +104,9 @@ absl::Status JobSubmission::Submit() {
   return jobs_.RunLong([this] {
     if (context_->IsCancelled()) return End(absl::CancelledError("the client has left"));
     absl::StatusOr<v1::Job> job = jobs_.Submit(tenant_, request_);
-    if (job.ok()) *response_->mutable_job() = *std::move(job);
-    End(job.status());
+    if (!job.ok()) return End(job.status());
+    *response_->mutable_job() = *std::move(job);
+    End(absl::OkStatus());
   });
 }
 
