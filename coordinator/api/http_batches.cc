@@ -31,7 +31,8 @@ constexpr char kOutput[] = "file-out-", kErrors[] = "file-err-";
 constexpr size_t kMostFilename = 256;
 constexpr uint32_t kBatchPage = 20, kMostBatchPage = 100, kFilePage = 10'000;
 
-bool IsPostTo(absl::string_view root, absl::string_view method, absl::string_view path) {
+bool IsPostTo(absl::string_view root, absl::string_view method, absl::string_view target) {
+  absl::string_view path = target.substr(0, target.find('?'));
   while (absl::ConsumeSuffix(&path, "/")) {
   }
   return method == "POST" && path == root;
@@ -427,12 +428,12 @@ bool IsBatchPath(absl::string_view path) {
   return false;
 }
 
-bool MakesBatch(const BatchCall& call) {
-  return IsPostTo(kBatches, call.method, call.target.substr(0, call.target.find('?')));
+bool MakesBatch(absl::string_view method, absl::string_view target) {
+  return IsPostTo(kBatches, method, target);
 }
 
-bool IsFileUpload(absl::string_view method, absl::string_view path) {
-  return IsPostTo(kFiles, method, path);
+bool IsFileUpload(absl::string_view method, absl::string_view target) {
+  return IsPostTo(kFiles, method, target);
 }
 
 absl::StatusOr<BatchReply> AnswerBatch(JobApi& jobs, const std::string& tenant,

@@ -33,9 +33,9 @@ struct BatchReply {
 // path: without query.
 bool IsBatchPath(absl::string_view path);
 // Whether a whole file is read and stored anew, which may take seconds.
-bool MakesBatch(const BatchCall& call);
+bool MakesBatch(absl::string_view method, absl::string_view target);
 // Whether the body has a file, and may have more than kMostBody bytes.
-bool IsFileUpload(absl::string_view method, absl::string_view path);
+bool IsFileUpload(absl::string_view method, absl::string_view target);
 
 // What is answered to a call in the name of `tenant`; waits for the disk. A batch is a job, under
 // the job's id; of one that has ended, file-out-ID has the answers and file-err-ID the rest.

@@ -39,9 +39,8 @@ void HttpSession::Read() {
 void HttpSession::OnHeader(beast::error_code error) {
   if (error) return OnRead(error);
   const Request& request = parser_->get();
-  const absl::string_view target = View(request.target());
-  const bool file = jobs_ != nullptr &&
-                    IsFileUpload(View(request.method_string()), target.substr(0, target.find('?')));
+  const bool file =
+      jobs_ != nullptr && IsFileUpload(View(request.method_string()), View(request.target()));
   most_body_ = file ? kMostForm : kMostBody;
   if (file) route_ = kBatchesRoute;
   const uint64_t length = parser_->content_length().value_or(0);

@@ -144,7 +144,7 @@ void HttpSession::Batches(const std::string& target) {
   call.idempotency_key = std::string(View(request_["Idempotency-Key"]));
   call.body = std::move(request_.body());
   call.chunks = request_.version() >= 11;
-  const bool takes_long = call.body.size() > kMostBody || MakesBatch(call);
+  const bool takes_long = call.body.size() > kMostBody || MakesBatch(call.method, call.target);
   auto work = [self = shared_from_this(), call = std::move(call),
                upload = std::move(upload_)]() mutable {
     if (self->closed_) return;  // shut down in the meantime

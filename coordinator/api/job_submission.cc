@@ -65,7 +65,7 @@ void JobSubmission::OnDone() {
 }
 
 absl::Status JobSubmission::Take() {
-  if (!std::exchange(begun_, true)) {
+  if (bytes_ == 0) {
     RETURN_IF_ERROR(TakeFirst());
   } else if (message_.has_job() || message_.jsonl_bytes() != 0) {
     return BadField("job", "CONTRADICTION", "set again", "set in the first message only");

@@ -48,9 +48,8 @@ class JobSubmission final : public grpc::ServerReadReactor<v1::SubmitLargeJobReq
   std::shared_ptr<JobSubmission> self_;
   std::string tenant_;
   v1::SubmitLargeJobRequest message_;  // read last
-  bool begun_ = false;                 // the first message is there
   v1::SubmitJobRequest request_;
-  uint64_t bytes_ = 0;  // that its text will have
+  uint64_t bytes_ = 0;  // that its text will have; 0 until the first message is there
   TransferRoom::Share share_;
   const std::chrono::system_clock::time_point until_ =
       std::chrono::system_clock::now() + kLongestUpload;

@@ -147,7 +147,7 @@ absl::Status Run(const Flags& flags) {
   }
   RETURN_IF_ERROR(Client(flags.endpoint, flags.api_key).WaitReady(flags.WaitTime()));
   const auto stub = v1::JobService::NewStub(Dial(flags.endpoint, flags.api_key));
-  ASSIGN_OR_RETURN(const v1::Job job, SubmitJob(*stub, request));
+  ASSIGN_OR_RETURN(const v1::Job job, SubmitJob(*stub, std::move(request)));
   std::fprintf(stderr, "%s: %zu questions\n", job.id().c_str(), questions.size());
 
   std::vector<std::optional<v1::JobItem>> items(questions.size());

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <string>
 #include <utility>
 
 #include "base/status.h"
@@ -19,18 +20,15 @@ void SetDeadline(std::chrono::minutes time, grpc::ClientContext* context) {
   context->set_deadline(std::chrono::system_clock::now() + time);
 }
 
-grpc::Status SubmitPieces(v1::JobService::StubInterface& stub, const v1::SubmitJobRequest& request,
+grpc::Status SubmitPieces(v1::JobService::StubInterface& stub, v1::SubmitJobRequest request,
                           v1::SubmitJobResponse* response) {
+  const std::string text = std::move(*request.mutable_jsonl());
+  request.clear_work();
   grpc::ClientContext context;
   SetDeadline(std::chrono::minutes(5), &context);
   const auto writer = stub.SubmitLargeJob(&context, response);
   v1::SubmitLargeJobRequest message;
-  v1::SubmitJobRequest& job = *message.mutable_job();
-  job.set_idempotency_key(request.idempotency_key());
-  if (request.has_priority()) job.set_priority(request.priority());
-  job.set_expires_after_seconds(request.expires_after_seconds());
-  *job.mutable_metadata() = request.metadata();
-  const std::string& text = request.jsonl();
+  *message.mutable_job() = std::move(request);
   message.set_jsonl_bytes(text.size());
   bool goes = writer->Write(message);
   message.Clear();
@@ -46,10 +44,10 @@ grpc::Status SubmitPieces(v1::JobService::StubInterface& stub, const v1::SubmitJ
 }  // namespace
 
 absl::StatusOr<v1::Job> SubmitJob(v1::JobService::StubInterface& stub,
-                                  const v1::SubmitJobRequest& request) {
+                                  v1::SubmitJobRequest request) {
   v1::SubmitJobResponse response;
   if (request.jsonl().size() > kOneMessage) {
-    RETURN_IF_ERROR(FromGrpc(SubmitPieces(stub, request, &response)));
+    RETURN_IF_ERROR(FromGrpc(SubmitPieces(stub, std::move(request), &response)));
   } else {
     grpc::ClientContext context;
     SetDeadline(std::chrono::minutes(1), &context);

@@ -9,6 +9,6 @@ namespace whalepod {
 // The job that `request` makes, or has made before. Its text goes in pieces if it is too long for
 // one message. Errors are the server's; DEADLINE_EXCEEDED after a minute, five for a long text.
 absl::StatusOr<v1::Job> SubmitJob(v1::JobService::StubInterface& stub,
-                                  const v1::SubmitJobRequest& request);
+                                  v1::SubmitJobRequest request);
 
 }  // namespace whalepod

@@ -9,6 +9,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/ascii.h"
@@ -108,9 +109,9 @@ absl::StatusOr<v1::SubmitJobRequest> MakeRequest(const SubmitFlags& flags) {
 }
 
 int Submit(const SubmitFlags& flags) {
-  const absl::StatusOr<v1::SubmitJobRequest> request = MakeRequest(flags);
+  absl::StatusOr<v1::SubmitJobRequest> request = MakeRequest(flags);
   if (!request.ok()) return ReportError(request.status());
-  const absl::StatusOr<v1::Job> job = SubmitJob(*StubOf(flags), *request);
+  const absl::StatusOr<v1::Job> job = SubmitJob(*StubOf(flags), *std::move(request));
   if (!job.ok()) return ReportError(job.status());
   if (flags.json) {
     PrintJson(*job);

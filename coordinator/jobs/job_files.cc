@@ -38,7 +38,7 @@ absl::StatusOr<JobFile> JobStore::AddFile(const std::string& tenant, const std::
       Database::Query query =
           database_->Prepare("INSERT INTO file_parts(file, n, content) VALUES(?, ?, ?)");
       query.Bind(key).Bind(n);
-      RETURN_IF_ERROR(query.BindLargeBlob(content.substr(n * kFilePart, kFilePart)).Run());
+      RETURN_IF_ERROR(query.BindBlob(content.substr(n * kFilePart, kFilePart)).Run());
     }
     return absl::OkStatus();
   }));

@@ -134,16 +134,9 @@ Database::Query& Database::Query::BindReal(double value) {
   return *this;
 }
 
-Database::Query& Database::Query::BindBlob(const std::string& bytes) {
+Database::Query& Database::Query::BindBlob(absl::string_view bytes) {
   if (statement_ != nullptr) {
     Note(sqlite3_bind_blob64(statement_, ++bound_, bytes.data(), bytes.size(), SQLITE_TRANSIENT));
-  }
-  return *this;
-}
-
-Database::Query& Database::Query::BindLargeBlob(absl::string_view bytes) {
-  if (statement_ != nullptr) {
-    Note(sqlite3_bind_blob64(statement_, ++bound_, bytes.data(), bytes.size(), SQLITE_STATIC));
   }
   return *this;
 }

@@ -35,9 +35,7 @@ class Database {
     Query& Bind(int64_t value);
     Query& Bind(const std::string& text);
     Query& BindReal(double value);
-    Query& BindBlob(const std::string& bytes);
-    // Not copied: they outlive the query.
-    Query& BindLargeBlob(absl::string_view bytes);
+    Query& BindBlob(absl::string_view bytes);
 
     // The next row; false: there is none.
     absl::StatusOr<bool> Next();

@@ -273,6 +273,12 @@ class HttpUploadTest : public HttpServerTest {
     request.prepare_payload();
     return request;
   }
+  // More than other bodies may have, in which no part is like another.
+  static std::string Content() {
+    std::string content(9 << 20, 'x');
+    for (size_t i = 0; i < content.size(); i += 997) content[i] = static_cast<char>('a' + i % 26);
+    return content;
+  }
   // The stored content of the file that an answer tells of.
   std::string Stored(const http::response<http::string_body>& response) {
     EXPECT_EQ(response.result_int(), 200u) << response.body();
@@ -285,8 +291,7 @@ class HttpUploadTest : public HttpServerTest {
 };
 
 TEST_F(HttpUploadTest, FilesMayBeLargerThanOtherBodies) {
-  std::string content(9 << 20, 'x');
-  for (size_t i = 0; i < content.size(); i += 997) content[i] = static_cast<char>('a' + i % 26);
+  const std::string content = Content();
   Connection connection(server_->port());
   http::request<http::string_body> request = Upload(content);
   connection.Send(request);
@@ -384,8 +389,7 @@ TEST_F(HttpUploadTest, WhoHasNoKeySendsNoLargeFile) {
 }
 
 TEST_F(HttpUploadTest, LongFilesAreReadInPieces) {
-  std::string content(9 << 20, 'x');
-  for (size_t i = 0; i < content.size(); i += 997) content[i] = static_cast<char>('a' + i % 26);
+  const std::string content = Content();
   const std::string file = test_.store->AddFile("", "a", "batch", content)->id;
   // A job with answers of 300 KB, and every third item an error.
   const v1::Job job = *test_.store->Submit(JobOf(30));
